@@ -1,0 +1,132 @@
+// Package sandbox holds the words that the control plane, the providers of
+// sandboxes and the program inside them share: Provider and Box, and the
+// bridge's wire format with both its ends.
+//
+// Vocabulary. A Box is one running sandbox. A Provider starts boxes. A Ref
+// names a filesystem that a box can start from: a base image, a repository's
+// image, a snapshot of a live box or a parked one; only its provider can read
+// it. The supervisor is the product's own program inside a box; the bridge is
+// the WebSocket that it dials to the control plane (see wire.go).
+//
+// Invariants. Paths inside a box are constant (Home, Workspace), because
+// OpenCode's database names absolute paths (I5 of the design needs a restored
+// box to continue where it was). A box has no credential but its own token
+// (I7). Everything else of a box is reachable by the tags it was started with,
+// so that a control plane that lost its memory finds its boxes again.
+//
+// This package imports nothing else of ours; everybody may import it.
+package sandbox
+
+import (
+	"context"
+	"errors"
+	"io"
+	"iter"
+	"net/http"
+	"time"
+)
+
+// Constant paths and addresses inside every box.
+const (
+	Home      = "/home/agent" // the agent's home directory
+	Workspace = "/workspace"  // the repository is cloned to Workspace/<name>
+	Tools     = "/opt/openinspect"
+	// Gateway is the loopback address on which the supervisor offers the
+	// control plane's doors inside the box.
+	Gateway = "127.0.0.1:4100"
+)
+
+// Names of the environment variables that the control plane sets in Spec.Env
+// for the supervisor, which removes them from what the agent inherits.
+const (
+	EnvToken   = "OPENINSPECT_TOKEN"   // the box's own credential
+	EnvControl = "OPENINSPECT_CONTROL" // machine listener: unix:/path or http(s)://host
+)
+
+// TokenHeader carries the box's own credential on every request that the
+// supervisor makes to the machine listener: bridge, doors and proxy alike.
+const TokenHeader = "Openinspect-Sandbox-Token"
+
+// Ref is an opaque name of a filesystem, made by a provider and readable by it alone.
+type Ref string
+
+// Spec says what box to start.
+type Spec struct {
+	Name     string            // unique among live boxes; also the handle to find it again
+	From     Ref               // empty: the provider's base image
+	Command  []string          // the box's main program; the box ends with it
+	Env      map[string]string // environment of Command
+	Tags     map[string]string // what List finds it by
+	CPU      float64           // cores; 0 is the provider's default
+	MemMiB   int               // 0 is the provider's default
+	Lifetime time.Duration     // the box is ended after this; 0 is the provider's maximum
+	Ports    []int             // ports that URL will be asked for
+}
+
+// Cmd is one command run in a live box beside its main program.
+type Cmd struct {
+	Args           []string
+	Dir            string
+	Env            map[string]string
+	Stdin          io.Reader
+	Stdout, Stderr io.Writer
+	Timeout        time.Duration // 0: until ctx ends
+}
+
+// Info describes a box from outside.
+type Info struct {
+	ID, Name string
+	Tags     map[string]string
+	Born     time.Time
+	Alive    bool
+	Memory   int64 // bytes resident, all processes; 0 if unknown
+	Disk     int64 // bytes of the box's own files; 0 if unknown
+}
+
+// Caps says what a provider can do.
+type Caps struct {
+	Name        string
+	MaxLifetime time.Duration // 0: no limit
+	Builds      bool          // Build works
+}
+
+// Provider starts boxes and keeps their saved filesystems.
+type Provider interface {
+	Caps() Caps
+	// Build runs steps (shell commands) in a box from a Ref and saves the result.
+	Build(ctx context.Context, from Ref, steps []string, log io.Writer) (Ref, error)
+	// Start starts a box. If a live box of that name exists, it fails with ErrInvalid.
+	Start(ctx context.Context, s Spec) (Box, error)
+	// Attach finds a live box by id, or fails with ErrGone.
+	Attach(ctx context.Context, id string) (Box, error)
+	// List yields live boxes that carry all of the tags.
+	List(ctx context.Context, tags map[string]string) iter.Seq2[Info, error]
+	// Delete removes a saved filesystem. An unknown one is not an error.
+	Delete(ctx context.Context, r Ref) error
+}
+
+// Box is one running sandbox.
+type Box interface {
+	ID() string
+	Info(ctx context.Context) (Info, error)
+	// Exec runs a command to its end and returns its exit status.
+	Exec(ctx context.Context, c Cmd) (exit int, err error)
+	ReadFile(ctx context.Context, path string, w io.Writer) error
+	WriteFile(ctx context.Context, path string, r io.Reader) error
+	// URL gives an address, reachable by the control plane, of a port inside the box,
+	// with the headers that a request to it needs.
+	URL(ctx context.Context, port int) (string, http.Header, error)
+	// Snapshot saves the filesystem of the live box, which goes on running.
+	Snapshot(ctx context.Context) (Ref, error)
+	// Park ends the box and keeps its filesystem; Start with the Ref continues it.
+	Park(ctx context.Context) (Ref, error)
+	// Kill ends the box and all its processes and forgets its filesystem. Killing a dead box is not an error.
+	Kill(ctx context.Context) error
+}
+
+// What callers decide by: start again from the last Ref, wait and try again, or tell the person.
+var (
+	ErrGone     = errors.New("sandbox is gone")
+	ErrCapacity = errors.New("no capacity for a sandbox now")
+	ErrInvalid  = errors.New("sandbox request is invalid")
+)
