@@ -1,0 +1,5 @@
+// Package seal encrypts secrets at rest.
+package seal
+
+// Key seals and opens.
+type Key struct{}
