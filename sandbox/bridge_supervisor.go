@@ -148,9 +148,9 @@ func (b *Bridge) note(prompt string, body any) {
 // replaces what was there. Deltas are collected for 50 ms, keep their place
 // among the events, and are repeated whole after a lost connection.
 func (b *Bridge) Delta(d Delta) {
-	after := b.spool.last()
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	after := b.spool.last()
 	whole := b.running[d.Part]
 	if whole == nil {
 		whole = &Delta{Prompt: d.Prompt, Part: d.Part, Kind: d.Kind}
@@ -349,9 +349,9 @@ func (b *Bridge) greet(ctx context.Context, s *socket) (Welcome, error) {
 // resume prepares what a new connection has to repeat besides events: calls
 // without an answer and the whole text of running parts.
 func (b *Bridge) resume() {
-	after := b.spool.last()
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	after := b.spool.last()
 	for _, p := range b.calls {
 		p.sent = false
 	}

@@ -115,7 +115,8 @@ func (s *spool) ack(n int64) {
 	defer s.mu.Unlock()
 	drop := min(n-s.first+1, int64(len(s.entries)))
 	if drop > 0 {
-		s.entries = append([]spooled(nil), s.entries[drop:]...)
+		clear(s.entries[:drop]) // they may hold memory
+		s.entries = s.entries[drop:]
 		s.first += drop
 	}
 	if len(s.entries) == 0 {
@@ -165,6 +166,9 @@ func (s *spool) shrink() {
 	for i, data := range all {
 		s.entries[i] = s.put(data)
 	}
+	// Events that are all small cannot be reduced. They are kept, and not
+	// rewritten in vain at every further one.
+	s.limit = max(s.limit, 2*s.end)
 }
 
 // lost stands for an event that the disk did not give back; its number stays.
