@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"io"
 	"regexp"
 	"strings"
 	"text/template"
@@ -109,8 +110,14 @@ func (st *step) add(sec *section) (err error) {
 	return err
 }
 
+// parseTemplate also tries the template, since a wrong call of a function
+// shows only then.
 func parseTemplate(text string) (*template.Template, error) {
-	return template.New("").Funcs(functions).Parse(text)
+	t, err := template.New("").Funcs(functions).Parse(text)
+	if err != nil {
+		return nil, err
+	}
+	return t, t.Execute(io.Discard, newExchange(&request{}))
 }
 
 var argument = regexp.MustCompile(`^(\w+)(:| =) ?(.*)$`)

@@ -1,0 +1,107 @@
+package doors
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net/http"
+	"strings"
+)
+
+// TokenHeader carries the sandbox token, on CONNECT requests as well.
+const TokenHeader = "Openinspect-Sandbox-Token"
+
+// Access is what one sandbox token stands for.
+type Access struct {
+	Session       string // the session's id
+	Repository    string // "owner/name", as the code host spells it
+	Branch        string // short name of the only branch the session may push
+	DefaultBranch string // short name of the branch it may never push
+}
+
+// Authenticator knows the sandbox tokens. It compares in constant time (or
+// looks up a hash) and answers ErrUnknownToken for tokens that are not, or are
+// no longer, good; any other error means that it could not tell.
+type Authenticator interface {
+	Authenticate(ctx context.Context, token string) (Access, error)
+}
+
+// ErrUnknownToken says that a sandbox token is not, or is no longer, good.
+var ErrUnknownToken = errors.New("unknown sandbox token")
+
+// Config joins the doors. A door that is nil refuses with a sentence.
+type Config struct {
+	Auth   Authenticator
+	Git    *Git
+	Model  *Model
+	Egress *Egress
+	// Next serves what is for no door, token and all; nil answers 404.
+	Next http.Handler
+	Log  *slog.Logger
+}
+
+// New returns the handler of the machine listener; see "Mounting" in the
+// package comment.
+func New(c Config) http.Handler {
+	h := &handler{auth: c.Auth, next: c.Next, log: c.Log, git: c.Git, model: c.Model, egress: c.Egress}
+	if h.next == nil {
+		h.next = http.NotFoundHandler()
+	}
+	return h
+}
+
+type handler struct {
+	auth   Authenticator
+	next   http.Handler
+	log    *slog.Logger
+	git    *Git
+	model  *Model
+	egress *Egress
+}
+
+// door is one of the entrances. Both methods may be called on a nil door.
+type door interface {
+	open() bool
+	serve(w http.ResponseWriter, r *http.Request, a Access)
+	// refuse answers with a sentence in the protocol of the door.
+	refuse(w http.ResponseWriter, r *http.Request, status int, sentence string)
+}
+
+func (h *handler) doorOf(r *http.Request) door {
+	switch {
+	case r.Method == http.MethodConnect || r.URL.IsAbs():
+		return h.egress
+	case strings.HasPrefix(r.URL.Path, "/git/"):
+		return h.git
+	case strings.HasPrefix(r.URL.Path, "/model/"):
+		return h.model
+	}
+	return nil
+}
+
+// ServeHTTP finds the door, strips the credential and passes on what it
+// stands for.
+func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	d := h.doorOf(r)
+	if d == nil {
+		h.next.ServeHTTP(w, r)
+		return
+	}
+	token := r.Header.Get(TokenHeader)
+	r.Header.Del(TokenHeader)
+	r.Header.Del("Cookie")
+	if !d.open() {
+		d.refuse(w, r, http.StatusNotFound, "this deployment has not set up what you are asking for; the operator can")
+		return
+	}
+	access, err := h.auth.Authenticate(r.Context(), token)
+	switch {
+	case errors.Is(err, ErrUnknownToken):
+		d.refuse(w, r, http.StatusUnauthorized, "this sandbox's credential is not known, or no longer: its session has ended or moved to another sandbox")
+	case err != nil:
+		h.log.Error("sandbox token not checked", "path", r.URL.Path, "err", err)
+		d.refuse(w, r, http.StatusServiceUnavailable, "the control plane cannot check this sandbox's credential at the moment; try again")
+	default:
+		d.serve(w, r, access)
+	}
+}
