@@ -1,0 +1,53 @@
+package local
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"go.uber.org/goleak"
+
+	"openinspect/sandbox"
+	"openinspect/sandbox/sandboxtest"
+)
+
+func TestMain(m *testing.M) {
+	goleak.VerifyTestMain(m)
+}
+
+// open makes a provider whose Run ends with the test, and which leaves nothing.
+func open(t *testing.T, o Options) *Provider {
+	t.Helper()
+	if o.Dir == "" {
+		o.Dir = filepath.Join(t.TempDir(), "sandboxes")
+	}
+	p, err := New(t.Context(), o)
+	if err != nil {
+		t.Fatalf("opening: %v", err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- p.Run(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Errorf("running: %v", err)
+		}
+	})
+	return p
+}
+
+func TestConformance(t *testing.T) {
+	t.Parallel()
+	p := open(t, Options{})
+	t.Run("suite", func(t *testing.T) {
+		sandboxtest.Run(t, func(*testing.T) sandbox.Provider { return p })
+	})
+	for _, name := range []string{"boxes", "saved", "tmp", "trash"} {
+		left, err := os.ReadDir(filepath.Join(p.dir, name))
+		if err != nil || len(left) > 0 {
+			t.Errorf("left in %s: %v, %v", name, left, err)
+		}
+	}
+}
