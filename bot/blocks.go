@@ -1,0 +1,52 @@
+package bot
+
+import (
+	"github.com/slack-go/slack"
+)
+
+// Small constructors for the blocks that this package uses. Their texts are
+// mrkdwn that was escaped already, or plain text.
+
+func plain(text string) *slack.TextBlockObject {
+	return slack.NewTextBlockObject(slack.PlainTextType, text, false, false)
+}
+
+func mrkdwn(text string) *slack.TextBlockObject {
+	return slack.NewTextBlockObject(slack.MarkdownType, text, false, false)
+}
+
+// section shows mrkdwn. Slack refuses more than 3000 characters.
+func section(text string) *slack.SectionBlock {
+	return slack.NewSectionBlock(mrkdwn(clip(text, 2900)), nil, nil, slack.SectionBlockOptionExpand(true))
+}
+
+// contextLine shows mrkdwn in small grey letters.
+func contextLine(text string) *slack.ContextBlock {
+	return slack.NewContextBlock("", mrkdwn(clip(text, 1900)))
+}
+
+func button(action, value, label string) *slack.ButtonBlockElement {
+	return slack.NewButtonBlockElement(action, value, plain(label))
+}
+
+// linkButton opens an address. Action ids have to differ within a block, as
+// labels do.
+func linkButton(label, url string) *slack.ButtonBlockElement {
+	return slack.NewButtonBlockElement(actionOpen+clip(label, 75), "", plain(clip(label, 75))).WithURL(url)
+}
+
+// repositoryMenu lists repositories; Slack asks for them (onPress) if there are
+// more than one menu holds.
+func repositoryMenu(placeholder string, names []string) *slack.SelectBlockElement {
+	if len(names) > maxOptions {
+		zero := 0
+		menu := slack.NewOptionsSelectBlockElement(slack.OptTypeExternal, plain(placeholder), actionChoose)
+		menu.MinQueryLength = &zero
+		return menu
+	}
+	var options []*slack.OptionBlockObject
+	for _, name := range names {
+		options = append(options, repositoryOption(name))
+	}
+	return slack.NewOptionsSelectBlockElement(slack.OptTypeStatic, plain(placeholder), actionChoose, options...)
+}

@@ -1,0 +1,163 @@
+package bot
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"github.com/slack-go/slack"
+
+	"openinspect/sandbox"
+)
+
+// What comes with a request besides its words: files, and what people said in the
+// thread before.
+
+const (
+	maxImage      = 5 << 20  // bytes; larger than models take
+	maxText       = 1 << 20  // bytes
+	maxFiles      = 20 << 20 // bytes of all files of a message together
+	downloadTime  = 8 * time.Second
+	earlierCount  = 50   // messages
+	earlierLength = 8000 // characters
+)
+
+// attachments downloads what the agent can read, and says in sentences what was
+// not passed on and why.
+func (b *Bot) attachments(ctx context.Context, files []file) (out []sandbox.Attachment, remarks string) {
+	var left []string
+	room := int64(maxFiles)
+	for _, f := range files {
+		data, why := b.download(ctx, f, room)
+		if why != "" {
+			left = append(left, fmt.Sprintf("%s (%s)", oneLine(f.Name), why))
+			continue
+		}
+		room -= int64(len(data))
+		out = append(out, sandbox.Attachment{Name: f.Name, MIME: f.Mimetype, Data: data})
+	}
+	if len(left) > 0 {
+		remarks = "Attached in Slack but not passed on: " + strings.Join(left, ", ") + "."
+	}
+	return out, remarks
+}
+
+// download reads one file, or says why it does not.
+func (b *Bot) download(ctx context.Context, f file, room int64) (data []byte, why string) {
+	limit := min(room, fileLimit(f.Mimetype))
+	switch {
+	case f.Mode == "tombstone":
+		return nil, "deleted"
+	case f.External || f.URL == "":
+		return nil, "not kept by Slack"
+	case fileLimit(f.Mimetype) == 0:
+		return nil, firstOf(f.Mimetype, "unknown type") + ": only images and text can be read"
+	case f.Size > limit:
+		return nil, fmt.Sprintf("%d bytes, the limit is %d", f.Size, limit)
+	}
+	ctx, cancel := context.WithTimeout(ctx, downloadTime)
+	defer cancel()
+	w := &limitedBuffer{limit: limit}
+	if err := b.api.GetFileContext(ctx, f.URL, w); err != nil {
+		b.log.Warn("a file of Slack could not be downloaded", "file", f.ID, "err", err)
+		return nil, "the download failed"
+	}
+	if !strings.HasPrefix(f.Mimetype, "image/") && !utf8.Valid(w.Bytes()) {
+		return nil, "not text in UTF-8"
+	}
+	return w.Bytes(), ""
+}
+
+// fileLimit is the largest file of a type that is passed on; 0 if none is.
+func fileLimit(mime string) int64 {
+	switch {
+	case mime == "image/svg+xml", strings.HasPrefix(mime, "text/"):
+		return maxText
+	case strings.HasPrefix(mime, "image/"):
+		return maxImage
+	case mime == "application/json", mime == "application/xml", mime == "application/yaml", mime == "application/x-yaml",
+		mime == "application/toml", mime == "application/javascript", mime == "application/sql":
+		return maxText
+	}
+	return 0
+}
+
+// limitedBuffer refuses more than limit bytes, whatever size Slack had named.
+type limitedBuffer struct {
+	bytes.Buffer
+	limit int64
+}
+
+var errTooLarge = errors.New("the file is larger than Slack said")
+
+// Write implements io.Writer.
+func (w *limitedBuffer) Write(p []byte) (int, error) {
+	if int64(w.Len()+len(p)) > w.limit {
+		return 0, errTooLarge
+	}
+	return w.Buffer.Write(p)
+}
+
+// earlier quotes what people said in a thread before the bot was mentioned in it,
+// the latest if it is much. A thread that cannot be read is not worth losing the
+// request for, but the agent is told.
+func (b *Bot) earlier(ctx context.Context, m said) string {
+	msgs, err := b.before(ctx, m)
+	if err != nil {
+		b.log.Warn("the thread before a mention could not be read", "channel", m.Channel, "err", err)
+		return "(This was asked in a Slack thread whose earlier messages could not be read.)"
+	}
+	var texts []string
+	for _, msg := range msgs {
+		texts = append(texts, msg.Text)
+	}
+	name := b.people.names(ctx, texts...)
+	var quotes []string
+	length := 0
+	for i := len(msgs) - 1; i >= 0 && len(quotes) < earlierCount; i-- {
+		msg := msgs[i]
+		who := msg.User
+		if f, ok := b.people.recall(msg.User); ok {
+			who = f.name
+		}
+		said := fmt.Sprintf("%s: %s", who, decodeText(msg.Text, name))
+		if length += len(said); length > earlierLength {
+			break
+		}
+		quotes = append([]string{"> " + strings.ReplaceAll(said, "\n", "\n> ")}, quotes...)
+	}
+	if len(quotes) == 0 {
+		return ""
+	}
+	return "Earlier in the Slack thread:\n" + strings.Join(quotes, "\n>\n")
+}
+
+// before reads the people's messages of a thread up to the mention.
+func (b *Bot) before(ctx context.Context, m said) ([]slack.Message, error) {
+	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
+	defer cancel()
+	var out []slack.Message
+	cursor := ""
+	for range 5 { // pages: the root comes first, the latest last
+		msgs, more, next, err := b.api.GetConversationRepliesContext(ctx, &slack.GetConversationRepliesParameters{
+			ChannelID: m.Channel, Timestamp: m.ThreadTS, Latest: m.TS, Limit: 200, Cursor: cursor,
+		})
+		if err != nil {
+			return out, err
+		}
+		for _, msg := range msgs {
+			if msg.BotID == "" && msg.User != b.self.user && msg.Timestamp < m.TS && strings.TrimSpace(msg.Text) != "" {
+				out = append(out, msg)
+			}
+		}
+		if !more || next == "" {
+			break
+		}
+		cursor = next
+	}
+	return out, nil
+}

@@ -1,0 +1,127 @@
+package bot
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	"github.com/slack-go/slack"
+
+	"openinspect/sessions"
+)
+
+// homeSessions is how many of a person's sessions App Home lists.
+const homeSessions = 10
+
+// onHomeOpened shows a person's App Home. It is drawn anew each time it is
+// opened, so a failure is not worth a redelivery.
+func (b *Bot) onHomeOpened(ctx context.Context, e *event) error {
+	if e.Tab != "" && e.Tab != "home" {
+		return nil
+	}
+	by, refusal, err := b.presser(ctx, e.User.ID, "")
+	if err == nil {
+		err = b.publishHome(ctx, e.User.ID, by, refusal)
+	}
+	if err != nil {
+		b.log.Warn("app home was not shown", "user", e.User.ID, "err", err)
+	}
+	return nil
+}
+
+func (b *Bot) publishHome(ctx context.Context, user string, by sessions.Person, refusal string) error {
+	view := homeView{Refusal: refusal, Name: b.self.name, Person: by, ConnectURL: b.cfg.PublicURL + connectPath, PageURL: b.pageURL}
+	if refusal == "" {
+		var err error
+		if view.Sessions, err = b.engine.Sessions(ctx, by.ID, homeSessions, 0); err != nil {
+			return err
+		}
+	}
+	_, err := b.api.PublishViewContext(ctx, slack.PublishViewContextRequest{UserID: user,
+		View: slack.HomeTabViewRequest{Type: slack.VTHomeTab, Blocks: slack.Blocks{BlockSet: renderHome(view)}}})
+	return err
+}
+
+// homeView is what App Home shows.
+type homeView struct {
+	Refusal    string
+	Name       string
+	Person     sessions.Person
+	Sessions   []sessions.Summary
+	ConnectURL string
+	PageURL    func(session string) string
+}
+
+func renderHome(v homeView) []slack.Block {
+	if v.Refusal != "" {
+		return []slack.Block{section(escape(v.Refusal))}
+	}
+	blocks := []slack.Block{
+		slack.NewHeaderBlock(plain("What I do")),
+		section(fmt.Sprintf("Mention *@%s* in a channel, or write to me here, and say what to do and in which repository: "+
+			"“fix the failing test in acme/greeter”. I work on it in a sandbox, show how it goes in the thread, and open a pull request in your name. "+
+			"Everybody can steer me by replying in the thread; *stop* stops me.", escape(v.Name))),
+		slack.NewDividerBlock(),
+		githubSection(v),
+		slack.NewDividerBlock(),
+		slack.NewHeaderBlock(plain("Your sessions")),
+	}
+	if len(v.Sessions) == 0 {
+		return append(blocks, section("None yet."))
+	}
+	for _, s := range v.Sessions {
+		blocks = append(blocks, section(sessionLine(v, s)))
+	}
+	return blocks
+}
+
+func githubSection(v homeView) slack.Block {
+	text, label := "*GitHub* is not connected: I cannot open pull requests in your name.", "Connect GitHub"
+	switch {
+	case v.Person.Linked():
+		text, label = fmt.Sprintf("*GitHub* is connected as %s. Pull requests are opened in your name.", code(v.Person.GitHubLogin)), ""
+	case v.Person.GitHubID != 0:
+		text, label = fmt.Sprintf("*GitHub* has to be connected again: %s", escape(v.Person.GitHubBroken)), "Connect again"
+	}
+	block := section(text)
+	if label != "" {
+		block.Accessory = slack.NewAccessory(linkButton(label, v.ConnectURL))
+	}
+	return block
+}
+
+func sessionLine(v homeView, s sessions.Summary) string {
+	parts := []string{fmt.Sprintf("%s *%s*", statusIcon(s.Status), link(v.PageURL(s.ID), clip(firstOf(s.Title, "Session "+s.ID), 100))), escape(s.Status)}
+	if s.Repository != "" {
+		parts = append(parts, escape(s.Repository))
+	}
+	if s.PR != "" {
+		parts = append(parts, link(s.PR, "pull request"))
+	}
+	return strings.Join(parts, " · ")
+}
+
+// statusIcon pictures sessions.Summary's derived status.
+func statusIcon(status string) string {
+	switch status {
+	case "queued", "starting":
+		return "⏳"
+	case "working":
+		return "⚙️"
+	case "waiting":
+		return "❓"
+	case "archived":
+		return "🗄️"
+	}
+	return "💬"
+}
+
+// onJoined greets a channel that the bot was invited to, once.
+func (b *Bot) onJoined(ctx context.Context, e *event) error {
+	if e.User.ID != b.self.user {
+		return nil
+	}
+	key := fmt.Sprintf("slack-greeting:%s:%s", b.self.team, e.Channel)
+	return b.tell(ctx, key, b.thread(e.Channel, ""), "",
+		"Hello! Mention @"+b.self.name+" with what to do and in which repository, and I work on it in a thread. Everybody can steer me by replying there; “stop” stops me.")
+}
