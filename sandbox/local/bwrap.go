@@ -24,7 +24,7 @@ const (
 
 // systemBinds are what every box sees of the machine itself: programs,
 // libraries and the few files of /etc that they cannot do without.
-func systemBinds() []bind {
+func (p *Provider) systemBinds() []bind {
 	binds := []bind{{Host: "/usr", Inside: "/usr", Fixed: true}}
 	for _, path := range etcFiles {
 		if _, err := os.Stat(path); err == nil {
@@ -34,6 +34,11 @@ func systemBinds() []bind {
 	for _, path := range etcConfigurations {
 		if harmless(path) {
 			binds = append(binds, bind{Host: path, Inside: path, Fixed: true})
+		}
+	}
+	for _, path := range usrConfigurations {
+		if _, err := os.Stat(path); err == nil && !harmless(path) {
+			binds = append(binds, bind{Host: filepath.Join(p.dir, "etc", "empty"), Inside: path})
 		}
 	}
 	// Tools that were installed to /opt, known by a bin directory.
@@ -47,8 +52,9 @@ func systemBinds() []bind {
 }
 
 // confinement returns bubblewrap's arguments up to the command. Sources are as
-// given: who runs as root passes staged ones.
-func (p *Provider) confinement(binds []bind, tmpfs int64) []string {
+// given: who runs as root passes staged ones. Files in memory get three quarters
+// of the box's memory at most, so that they alone never exceed its bound.
+func (p *Provider) confinement(binds []bind, memory int64) []string {
 	args := []string{p.bwrap,
 		"--unshare-user", "--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try",
 		"--uid", strconv.Itoa(insideUID), "--gid", strconv.Itoa(insideUID),
@@ -67,8 +73,9 @@ func (p *Provider) confinement(binds []bind, tmpfs int64) []string {
 	args = append(args, "--proc", "/proc", "--dev", "/dev",
 		// Bubblewrap covers /proc/sys only when it could write there; a box never needs to.
 		"--ro-bind", "/proc/sys", "/proc/sys",
-		"--size", strconv.FormatInt(tmpfs, 10), "--perms", "1777", "--tmpfs", "/tmp",
-		"--size", strconv.FormatInt(tmpfs, 10), "--perms", "1777", "--tmpfs", "/run",
+		"--size", megabytes(memory/2), "--perms", "1777", "--tmpfs", "/tmp",
+		"--size", megabytes(memory/8), "--perms", "1777", "--tmpfs", "/dev/shm",
+		"--size", megabytes(memory/16), "--perms", "1777", "--tmpfs", "/run",
 		"--dir", "/var", "--symlink", "/tmp", "/var/tmp", "--symlink", "/run", "/var/run")
 	for _, b := range binds {
 		how := "--ro-bind"
@@ -80,11 +87,13 @@ func (p *Provider) confinement(binds []bind, tmpfs int64) []string {
 	return append(args, "--remount-ro", "/")
 }
 
+func megabytes(n int64) string { return strconv.FormatInt(max(n>>20, 1)<<20, 10) }
+
 // stagePlan turns binds and a command into the stage's work. As root,
 // everything that is not readable for everybody goes by way of the stage.
-func (p *Provider) stagePlan(binds []bind, tmpfs int64, command ...string) plan {
+func (p *Provider) stagePlan(binds []bind, memory int64, command ...string) plan {
 	pl := plan{UID: p.uid}
-	binds = slices.Concat(systemBinds(), binds)
+	binds = slices.Concat(p.systemBinds(), binds)
 	if p.uid != 0 {
 		for i := range binds {
 			if !binds[i].Fixed {
@@ -93,6 +102,6 @@ func (p *Provider) stagePlan(binds []bind, tmpfs int64, command ...string) plan 
 			}
 		}
 	}
-	pl.Args = append(p.confinement(binds, tmpfs), command...)
+	pl.Args = append(p.confinement(binds, memory), command...)
 	return pl
 }

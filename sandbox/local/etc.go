@@ -23,6 +23,12 @@ var etcFiles = []string{
 // may say which mirror or certificate to use, and also with what password.
 var etcConfigurations = []string{"/etc/gitconfig", "/etc/npmrc", "/etc/pip.conf"}
 
+// usrConfigurations are the same elsewhere: /usr is shown as a whole, so these
+// are covered by an empty file if they hold something secret.
+var usrConfigurations = []string{
+	"/usr/etc/npmrc", "/usr/local/etc/npmrc", "/usr/etc/gitconfig", "/usr/local/etc/gitconfig", "/usr/local/etc/pip.conf",
+}
+
 // secretive matches what a configuration with a credential has: a name for one
 // or an address with a user in it.
 var secretive = regexp.MustCompile(`(?i)_auth|auth.?token|passw|secret|credential|extraheader|authorization|api.?key|://[^/\s]*@`)
@@ -48,6 +54,9 @@ var madeEtc = map[string]string{
 func (p *Provider) writeEtc() ([]bind, error) {
 	dir := filepath.Join(p.dir, "etc")
 	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return nil, fmt.Errorf("making files for sandboxes: %w", err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "empty"), nil, 0o644); err != nil {
 		return nil, fmt.Errorf("making files for sandboxes: %w", err)
 	}
 	var binds []bind

@@ -52,6 +52,10 @@ func runKeeper() error {
 		return refuse(out, err)
 	}
 	k := &keeper{log: newBoundedLog(os.Stdout), children: children{waiting: map[int]*child{}}}
+	// Go's runtime handles signals that PID 1 would otherwise never get from its
+	// own namespace, and ends at some. Asked for, they end nothing; ignored, they
+	// would be ignored by the children too. Nobody reads these.
+	signal.Notify(make(chan os.Signal, 1))
 	go k.children.reap(notify(unix.SIGCHLD))
 	var err error
 	if k.main, err = k.startMain(o); err != nil {
@@ -114,7 +118,7 @@ func answer(out *os.File, r report) error {
 func (k *keeper) finish(why string) {
 	k.end.Do(func() {
 		k.log.note("sandbox ended: " + why)
-		os.Exit(0)
+		syscall.Exit(0)
 	})
 }
 

@@ -36,7 +36,7 @@ func (p *Provider) stageCommand(ctx context.Context, pl plan) (*exec.Cmd, error)
 // confined runs a command to its end in a box without keeper and network that
 // sees only the system and binds, and returns what it printed.
 func (p *Provider) confined(ctx context.Context, binds []bind, command ...string) (string, error) {
-	pl := p.stagePlan(binds, smallTmpfs, append([]string{"--die-with-parent", "--"}, command...)...)
+	pl := p.stagePlan(binds, smallMemory, append([]string{"--die-with-parent", "--"}, command...)...)
 	cmd, err := p.stageCommand(ctx, pl)
 	if err != nil {
 		return "", err
@@ -51,7 +51,8 @@ func (p *Provider) confined(ctx context.Context, binds []bind, command ...string
 	return strings.TrimSpace(out.String()), err
 }
 
-const smallTmpfs = 1 << 20
+// smallMemory bounds the files in memory of a box that runs one trusted command.
+const smallMemory = 16 << 20
 
 // launch is a box on its way up.
 type launch struct {
@@ -66,7 +67,7 @@ func (l *launch) close() {
 }
 
 // launch starts the keeper of the box in dir. It waits for orders.
-func (p *Provider) launch(ctx context.Context, dir string, tmpfs int64) (_ *launch, err error) {
+func (p *Provider) launch(ctx context.Context, dir string, memory int64) (_ *launch, err error) {
 	var theirs []*os.File // in the order of fdOrders and so on
 	defer func() { closeAll(theirs) }()
 	ordersRead, ordersWrite, err := os.Pipe()
@@ -96,7 +97,7 @@ func (p *Provider) launch(ctx context.Context, dir string, tmpfs int64) (_ *laun
 		return nil, fmt.Errorf("making the sandbox's log: %w", err)
 	}
 	theirs = append(theirs, log)
-	pl := p.stagePlan(append(p.shared(), inside(filepath.Join(dir, "fs"))...), tmpfs,
+	pl := p.stagePlan(append(p.shared(), inside(filepath.Join(dir, "fs"))...), memory,
 		"--json-status-fd", fmt.Sprint(fdStatus), "--", Program, roleKeeper)
 	pl.Detach = true
 	cmd, err := p.stageCommand(ctx, pl)

@@ -12,7 +12,12 @@ import (
 	"openinspect/sandbox/sandboxtest"
 )
 
+// controlSecret is in the environment of the control plane in all tests, and
+// must never be seen in a box.
+const controlSecret = "secret-of-the-control-plane"
+
 func TestMain(m *testing.M) {
+	os.Setenv("LOCAL_TEST_SECRET", controlSecret)
 	goleak.VerifyTestMain(m)
 }
 

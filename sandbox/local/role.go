@@ -3,6 +3,7 @@ package local
 import (
 	"fmt"
 	"os"
+	"syscall"
 )
 
 // Roles in which the provider starts its own program again. They are words
@@ -30,7 +31,7 @@ func init() {
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
-		os.Exit(1)
+		syscall.Exit(1)
 	}
-	os.Exit(0)
+	syscall.Exit(0) // not os.Exit: a program built with -race would linger for a second
 }

@@ -63,7 +63,7 @@ func (p *Provider) unpark(ctx context.Context, id string, from savedRef) error {
 		return err
 	}
 	defer unlock()
-	source, err := filepath.EvalSymlinks(p.savedDir(from)) // see park
+	source, err := filepath.EvalSymlinks(p.savedDir(from)) // see keep
 	if err != nil {
 		return errNoFilesystem(from)
 	}
@@ -163,14 +163,14 @@ func (b *box) keep(ctx context.Context, ref savedRef, grace time.Duration) (sand
 	if err != nil {
 		return "", err
 	}
-	if err := os.Rename(filepath.Join(b.dir(), "fs"), b.p.savedDir(ref)); err != nil {
-		return "", fmt.Errorf("parking sandbox %s: %w", b.record.Name, err)
-	}
 	if r.Continues != "" {
 		// Whoever dies before it has noted the new name still finds the filesystem by the old one.
 		if err := os.Symlink(ref.name, filepath.Join(b.p.dir, "saved", r.Continues)); err != nil {
-			b.p.log.WarnContext(ctx, "keeping the old name of a parked sandbox", "ref", r.Continues, "error", err)
+			return "", fmt.Errorf("parking sandbox %s: %w", b.record.Name, err)
 		}
+	}
+	if err := os.Rename(filepath.Join(b.dir(), "fs"), b.p.savedDir(ref)); err != nil {
+		return "", fmt.Errorf("parking sandbox %s: %w", b.record.Name, err)
 	}
 	b.p.forgetURLs(b.record.ID)
 	return sandbox.Ref(ref.name), b.p.trashLocked(b.record.ID)

@@ -119,7 +119,13 @@ func (p *Provider) restoreParked(r record) error {
 	if _, err := os.Stat(files); errors.Is(err, fs.ErrNotExist) {
 		return nil // it had not moved yet, or has been parked again
 	}
-	if err := os.Rename(files, filepath.Join(p.dir, "saved", r.Continues)); err != nil {
+	place := filepath.Join(p.dir, "saved", r.Continues)
+	if _, err := os.Readlink(place); err == nil { // parking was begun and not finished
+		if err := os.Remove(place); err != nil {
+			return fmt.Errorf("giving back %s: %w", r.Continues, err)
+		}
+	}
+	if err := os.Rename(files, place); err != nil {
 		return fmt.Errorf("giving back %s: %w", r.Continues, err)
 	}
 	return nil
