@@ -1,0 +1,276 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/url"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/caarlos0/env/v11"
+
+	"openinspect/internal/doors"
+	"openinspect/internal/seal"
+)
+
+// Config is the configuration of `openinspect serve`: environment variables
+// only. Every variable whose desc begins with "(secret)" may be given as
+// NAME_FILE instead. README's table is checked against these fields.
+type Config struct {
+	DatabaseURL   string `env:"DATABASE_URL" desc:"Postgres; unset: a private cluster in the data folder"`
+	DataDir       string `env:"DATA_DIR" envDefault:".data" desc:"what the control plane keeps on disk (local sandboxes, the private database)"`
+	Listen        string `env:"LISTEN" envDefault:"127.0.0.1:8080" desc:"the people's listener"`
+	MachineListen string `env:"MACHINE_LISTEN" desc:"a TCP address for the sandboxes' doors and bridge besides the Unix socket that local ones use"`
+	PublicURL     string `env:"PUBLIC_URL" envDefault:"http://127.0.0.1:8080" desc:"how people reach the page"`
+	SecretKey     string `env:"SECRET_KEY,required,notEmpty" desc:"(secret) 32 random bytes in base64; seals people's tokens in the database"`
+	LogLevel      string `env:"LOG_LEVEL" envDefault:"info" desc:"debug, info, warn or error"`
+
+	SlackBotToken     string `env:"SLACK_BOT_TOKEN,required,notEmpty" desc:"(secret) xoxb-…"`
+	SlackAppToken     string `env:"SLACK_APP_TOKEN,required,notEmpty" desc:"(secret) xapp-…, with connections:write"`
+	SlackClientID     string `env:"SLACK_CLIENT_ID,required,notEmpty" desc:"for signing in with Slack"`
+	SlackClientSecret string `env:"SLACK_CLIENT_SECRET,required,notEmpty" desc:"(secret) for signing in with Slack"`
+	SlackTeamID       string `env:"SLACK_TEAM_ID,required,notEmpty" desc:"the workspace whose members may sign in, T…"`
+	SlackAPIURL       string `env:"SLACK_API_URL" envDefault:"https://slack.com/api/" desc:"Slack's Web API"`
+	SlackIssuer       string `env:"SLACK_ISSUER" envDefault:"https://slack.com" desc:"the OpenID issuer of signing in with Slack"`
+
+	GitHubAppID        string `env:"GITHUB_APP_ID,required,notEmpty" desc:"the GitHub App's id"`
+	GitHubPrivateKey   string `env:"GITHUB_PRIVATE_KEY,required,notEmpty" desc:"(secret) the App's private key, PEM"`
+	GitHubClientID     string `env:"GITHUB_CLIENT_ID,required,notEmpty" desc:"the App's client id, for connecting people's accounts"`
+	GitHubClientSecret string `env:"GITHUB_CLIENT_SECRET,required,notEmpty" desc:"(secret) the App's client secret"`
+	GitHubAPIURL       string `env:"GITHUB_API_URL" envDefault:"https://api.github.com/" desc:"GitHub's REST API"`
+	GitHubURL          string `env:"GITHUB_URL" envDefault:"https://github.com/" desc:"GitHub's pages and git"`
+	BotPullRequests    bool   `env:"BOT_PULL_REQUESTS" envDefault:"false" desc:"let the App open pull requests for people who have not connected GitHub"`
+
+	Model           string  `env:"MODEL" desc:"the agent's model: a name for MODEL_BASE_URL, else anthropic/…, openai/… or openrouter/…"`
+	SmallModel      string  `env:"SMALL_MODEL" desc:"the model for small questions (which repository?); unset: MODEL"`
+	ModelBaseURL    string  `env:"MODEL_BASE_URL" desc:"any OpenAI-compatible server, ending in /v1"`
+	ModelAPIKey     string  `env:"MODEL_API_KEY" desc:"(secret) for MODEL_BASE_URL"`
+	AnthropicKey    string  `env:"ANTHROPIC_API_KEY" desc:"(secret) for anthropic/… models"`
+	AnthropicURL    string  `env:"ANTHROPIC_BASE_URL" envDefault:"https://api.anthropic.com/v1" desc:"Anthropic's API"`
+	OpenAIKey       string  `env:"OPENAI_API_KEY" desc:"(secret) for openai/… models"`
+	OpenAIURL       string  `env:"OPENAI_BASE_URL" envDefault:"https://api.openai.com/v1" desc:"OpenAI's API"`
+	OpenRouterKey   string  `env:"OPENROUTER_API_KEY" desc:"(secret) for openrouter/… models"`
+	OpenRouterURL   string  `env:"OPENROUTER_BASE_URL" envDefault:"https://openrouter.ai/api/v1" desc:"OpenRouter's API"`
+	ModelPrices     string  `env:"MODEL_PRICES" desc:"prices of models that are not built in, JSON: {\"name\": {\"input\": 3, \"output\": 15}} in USD per million tokens"`
+	SessionBudget   float64 `env:"BUDGET_SESSION_USD" envDefault:"0" desc:"what one session may spend on models; 0: no limit"`
+	PersonDayBudget float64 `env:"BUDGET_PERSON_DAY_USD" envDefault:"0" desc:"what one person may spend in 24 hours; 0: no limit"`
+	DayBudget       float64 `env:"BUDGET_DAY_USD" envDefault:"0" desc:"what all may spend in 24 hours; 0: no limit"`
+
+	SandboxProvider  string        `env:"SANDBOX_PROVIDER" envDefault:"local" desc:"who runs sandboxes: local"`
+	LocalUnisolated  string        `env:"LOCAL_UNISOLATED" desc:"yes: run local sandboxes without isolation where bubblewrap is missing (only for trying it out)"`
+	OpenCodePath     string        `env:"OPENCODE_PATH" desc:"the OpenCode binary; unset: installed from npm into the cache folder at the pinned version"`
+	EgressAllow      []string      `env:"EGRESS_ALLOW" desc:"hosts that sandboxes may reach besides this machine's package registries: host, .suffix or host:port, comma-separated"`
+	Instructions     string        `env:"AGENT_INSTRUCTIONS" desc:"added to the agent's instructions in every session"`
+	PromptTimeout    time.Duration `env:"PROMPT_TIMEOUT" envDefault:"2h" desc:"the longest a prompt may run"`
+	SetupTimeout     time.Duration `env:"SETUP_TIMEOUT" envDefault:"10m" desc:"the longest a repository's setup or start script may run"`
+	BootTimeout      time.Duration `env:"BOOT_TIMEOUT" envDefault:"15m" desc:"the longest a sandbox may take to become ready"`
+	ParkAfter        time.Duration `env:"PARK_AFTER" envDefault:"10m" desc:"how long a sandbox may be idle before it is parked"`
+	ParkOnExit       bool          `env:"PARK_ON_EXIT" envDefault:"false" desc:"park all sandboxes when the control plane ends, instead of leaving them running for the next one"`
+	MaxSandboxes     int           `env:"MAX_SANDBOXES" envDefault:"20" desc:"sandboxes running at once"`
+	MaxQueue         int           `env:"MAX_QUEUE" envDefault:"50" desc:"open prompts of one session"`
+	SlackConnections int           `env:"SLACK_CONNECTIONS" envDefault:"2" desc:"Socket Mode connections of this process"`
+	ShutdownGrace    time.Duration `env:"SHUTDOWN_GRACE" envDefault:"10s" desc:"how long open requests may take to end when the control plane is stopped"`
+}
+
+// secretSuffix marks the variables of which NAME_FILE is read.
+const secretMark = "(secret)"
+
+// loadConfig reads the configuration from an environment. The error joins all
+// problems that there are, one sentence each.
+func loadConfig(environ []string) (Config, error) {
+	vars := env.ToMap(environ)
+	problems := readSecretFiles(vars)
+	var c Config
+	if err := env.ParseWithOptions(&c, env.Options{Environment: vars}); err != nil {
+		problems = append(problems, configSentences(err)...)
+	}
+	problems = append(problems, c.check()...)
+	slices.SortFunc(problems, func(a, b error) int { return strings.Compare(a.Error(), b.Error()) })
+	return c, errors.Join(slices.CompactFunc(problems, func(a, b error) bool { return a.Error() == b.Error() })...)
+}
+
+// readSecretFiles fills NAME from the file that NAME_FILE names.
+func readSecretFiles(vars map[string]string) (problems []error) {
+	fields, err := env.GetFieldParams(&Config{})
+	if err != nil {
+		return []error{err}
+	}
+	secrets := secretNames()
+	for _, f := range fields {
+		path, given := vars[f.Key+"_FILE"]
+		if !given || !secrets[f.Key] {
+			continue
+		}
+		if vars[f.Key] != "" {
+			problems = append(problems, fmt.Errorf("%s and %s_FILE are both set: give one", f.Key, f.Key))
+			continue
+		}
+		data, err := os.ReadFile(path)
+		if err != nil {
+			problems = append(problems, fmt.Errorf("%s_FILE: %w", f.Key, err))
+			continue
+		}
+		vars[f.Key] = strings.TrimSpace(string(data))
+	}
+	return problems
+}
+
+// configSentences turns the library's errors into one sentence each.
+func configSentences(err error) []error {
+	var all env.AggregateError
+	if !errors.As(err, &all) {
+		return []error{err}
+	}
+	var out []error
+	for _, e := range all.Errors {
+		var unset env.VarIsNotSetError
+		var empty env.EmptyVarError
+		switch {
+		case errors.As(e, &unset):
+			out = append(out, fmt.Errorf("%s is not set: %s", unset.Key, describe(unset.Key)))
+		case errors.As(e, &empty):
+			out = append(out, fmt.Errorf("%s is empty: %s", empty.Key, describe(empty.Key)))
+		default:
+			out = append(out, e)
+		}
+	}
+	return out
+}
+
+// check finds values that are set but cannot work.
+func (c *Config) check() []error {
+	var p []error
+	complain := func(format string, args ...any) { p = append(p, fmt.Errorf(format, args...)) }
+	for name, value := range map[string]string{
+		"PUBLIC_URL": c.PublicURL, "SLACK_API_URL": c.SlackAPIURL, "SLACK_ISSUER": c.SlackIssuer,
+		"GITHUB_API_URL": c.GitHubAPIURL, "GITHUB_URL": c.GitHubURL, "MODEL_BASE_URL": c.ModelBaseURL,
+		"ANTHROPIC_BASE_URL": c.AnthropicURL, "OPENAI_BASE_URL": c.OpenAIURL, "OPENROUTER_BASE_URL": c.OpenRouterURL,
+	} {
+		if u, err := url.Parse(value); value != "" && (err != nil || u.Host == "" || (u.Scheme != "http" && u.Scheme != "https")) {
+			complain("%s is %q: give a URL such as https://inspect.example.org", name, value)
+		}
+	}
+	if c.SecretKey != "" {
+		if _, err := seal.Parse(c.SecretKey); err != nil {
+			complain("SECRET_KEY: %v (make one with: openssl rand -base64 32)", err)
+		}
+	}
+	if new(slog.LevelVar).UnmarshalText([]byte(c.LogLevel)) != nil {
+		complain("LOG_LEVEL is %q: give debug, info, warn or error", c.LogLevel)
+	}
+	if c.SandboxProvider != "local" {
+		complain("SANDBOX_PROVIDER is %q: the providers are: local", c.SandboxProvider)
+	}
+	if c.LocalUnisolated != "" && c.LocalUnisolated != "yes" {
+		complain("LOCAL_UNISOLATED is %q: only yes has a meaning", c.LocalUnisolated)
+	}
+	if _, err := modelPrices(c.ModelPrices); err != nil {
+		p = append(p, err)
+	}
+	if c.SlackConnections < 1 || c.SlackConnections > 5 {
+		complain("SLACK_CONNECTIONS is %d: give 1 to 5 (Slack allows ten for all replicas)", c.SlackConnections)
+	}
+	if _, err := c.modelRoute(); err != nil {
+		p = append(p, err)
+	}
+	return p
+}
+
+// modelRoute is which provider serves the agent's model, and by what protocol.
+type modelRoute struct {
+	Provider string // the model door's name for it: custom, anthropic, openai, openrouter
+	Protocol string // openai or anthropic
+	Model    string // as the provider names it
+	Small    string
+	BaseURL  string
+	Key      string
+	Setting  string // the variable that holds the key
+}
+
+// defaultModels are used when a key is given but MODEL is not.
+var defaultModels = map[string]string{
+	"anthropic":  "claude-sonnet-4-5",
+	"openai":     "gpt-5",
+	"openrouter": "anthropic/claude-sonnet-4.5",
+}
+
+// modelRoute works out the model's provider from MODEL and the keys that are set.
+func (c *Config) modelRoute() (modelRoute, error) {
+	if c.ModelBaseURL != "" {
+		if c.Model == "" {
+			return modelRoute{}, errors.New("MODEL is not set: name the model that MODEL_BASE_URL serves")
+		}
+		return modelRoute{"custom", "openai", c.Model, firstOf(c.SmallModel, c.Model), c.ModelBaseURL, c.ModelAPIKey, "MODEL_API_KEY"}, nil
+	}
+	routes := []modelRoute{
+		{Provider: "anthropic", Protocol: "anthropic", BaseURL: c.AnthropicURL, Key: c.AnthropicKey, Setting: "ANTHROPIC_API_KEY"},
+		{Provider: "openai", Protocol: "openai", BaseURL: c.OpenAIURL, Key: c.OpenAIKey, Setting: "OPENAI_API_KEY"},
+		{Provider: "openrouter", Protocol: "openai", BaseURL: c.OpenRouterURL, Key: c.OpenRouterKey, Setting: "OPENROUTER_API_KEY"},
+	}
+	for _, r := range routes {
+		name, named := strings.CutPrefix(c.Model, r.Provider+"/")
+		switch {
+		case named && r.Key == "":
+			return r, fmt.Errorf("MODEL is %s, but %s_API_KEY is not set", c.Model, strings.ToUpper(r.Provider))
+		case named:
+			r.Model = name
+		case c.Model == "" && r.Key != "":
+			r.Model = defaultModels[r.Provider]
+		default:
+			continue
+		}
+		r.Small = firstOf(strings.TrimPrefix(c.SmallModel, r.Provider+"/"), r.Model)
+		return r, nil
+	}
+	return modelRoute{}, errors.New("no model is configured: set ANTHROPIC_API_KEY, OPENAI_API_KEY or OPENROUTER_API_KEY, or MODEL_BASE_URL and MODEL")
+}
+
+// modelPrices reads MODEL_PRICES.
+func modelPrices(text string) (doors.Prices, error) {
+	if text == "" {
+		return nil, nil
+	}
+	var table map[string]struct {
+		Input      float64 `json:"input"`
+		Output     float64 `json:"output"`
+		CacheRead  float64 `json:"cache_read"`
+		CacheWrite float64 `json:"cache_write"`
+	}
+	if err := json.Unmarshal([]byte(text), &table); err != nil {
+		return nil, fmt.Errorf("MODEL_PRICES is not a table of prices: %w", err)
+	}
+	prices := doors.Prices{}
+	for name, p := range table {
+		prices[name] = doors.Price(p)
+	}
+	return prices, nil
+}
+
+// secretValues are the configured values that must never leave the control plane (I10).
+func (c *Config) secretValues() []string {
+	all := []string{c.SecretKey, c.SlackBotToken, c.SlackAppToken, c.SlackClientSecret, c.GitHubPrivateKey,
+		c.GitHubClientSecret, c.ModelAPIKey, c.AnthropicKey, c.OpenAIKey, c.OpenRouterKey}
+	return slices.DeleteFunc(all, func(s string) bool { return len(s) < 8 })
+}
+
+// printProblems writes the configuration's problems, one a line.
+func printProblems(w io.Writer, err error) {
+	fmt.Fprintf(w, "openinspect: the configuration has problems:\n")
+	for line := range strings.Lines(err.Error()) {
+		fmt.Fprintf(w, "  - %s\n", strings.TrimRight(line, "\n"))
+	}
+}
+
+func firstOf(values ...string) string {
+	for _, v := range values {
+		if v != "" {
+			return v
+		}
+	}
+	return ""
+}

@@ -1,0 +1,105 @@
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// completeEnviron is a configuration without problems.
+func completeEnviron() map[string]string {
+	return map[string]string{
+		"SECRET_KEY":      "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=",
+		"SLACK_BOT_TOKEN": "xoxb-1", "SLACK_APP_TOKEN": "xapp-1", "SLACK_CLIENT_ID": "1", "SLACK_CLIENT_SECRET": "s",
+		"SLACK_TEAM_ID": "T1", "GITHUB_APP_ID": "1", "GITHUB_PRIVATE_KEY": "pem", "GITHUB_CLIENT_ID": "c",
+		"GITHUB_CLIENT_SECRET": "s", "ANTHROPIC_API_KEY": "key",
+	}
+}
+
+func environ(m map[string]string) []string {
+	var out []string
+	for k, v := range m {
+		out = append(out, k+"="+v)
+	}
+	return out
+}
+
+func TestAWrongConfigurationNamesAllItsProblemsAtOnce(t *testing.T) {
+	t.Parallel()
+	vars := completeEnviron()
+	delete(vars, "SLACK_TEAM_ID")
+	vars["SLACK_APP_TOKEN"] = ""
+	vars["PUBLIC_URL"] = "inspect"
+	vars["MAX_QUEUE"] = "many"
+	vars["SECRET_KEY"] = "short"
+	vars["LOG_LEVEL"] = "loud"
+	vars["MODEL"] = "openai/gpt-5"
+	_, err := loadConfig(environ(vars))
+	if err == nil {
+		t.Fatal("a wrong configuration was accepted")
+	}
+	for _, want := range []string{"SLACK_TEAM_ID is not set", "SLACK_APP_TOKEN is empty", "PUBLIC_URL", "MaxQueue",
+		"SECRET_KEY", "LOG_LEVEL", "OPENAI_API_KEY is not set"} {
+		if !strings.Contains(err.Error(), want) {
+			t.Errorf("the problems do not mention %s:\n%v", want, err)
+		}
+	}
+}
+
+func TestASecretMayBeGivenAsAFile(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "token")
+	if err := os.WriteFile(path, []byte("xoxb-from-file\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	vars := completeEnviron()
+	delete(vars, "SLACK_BOT_TOKEN")
+	vars["SLACK_BOT_TOKEN_FILE"] = path
+	cfg, err := loadConfig(environ(vars))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if cfg.SlackBotToken != "xoxb-from-file" {
+		t.Errorf("token is %q", cfg.SlackBotToken)
+	}
+	vars["SLACK_BOT_TOKEN"] = "xoxb-too"
+	if _, err := loadConfig(environ(vars)); err == nil || !strings.Contains(err.Error(), "both set") {
+		t.Errorf("giving a secret twice: %v", err)
+	}
+	delete(vars, "SLACK_BOT_TOKEN")
+	vars["SLACK_BOT_TOKEN_FILE"] = path + ".missing"
+	if _, err := loadConfig(environ(vars)); err == nil || !strings.Contains(err.Error(), "SLACK_BOT_TOKEN_FILE") {
+		t.Errorf("a missing secret file: %v", err)
+	}
+}
+
+func TestTheModelIsWorkedOutFromWhatIsSet(t *testing.T) {
+	t.Parallel()
+	for _, tc := range []struct {
+		name string
+		cfg  Config
+		want modelRoute
+		err  string
+	}{
+		{"any compatible server", Config{ModelBaseURL: "http://m/v1", Model: "x"}, modelRoute{"custom", "openai", "x", "x", "http://m/v1", "", "MODEL_API_KEY"}, ""},
+		{"a server without a model", Config{ModelBaseURL: "http://m/v1"}, modelRoute{}, "MODEL is not set"},
+		{"a named provider", Config{Model: "anthropic/claude", AnthropicKey: "k", AnthropicURL: "u", SmallModel: "anthropic/haiku"},
+			modelRoute{"anthropic", "anthropic", "claude", "haiku", "u", "k", "ANTHROPIC_API_KEY"}, ""},
+		{"a key alone", Config{OpenRouterKey: "k", OpenRouterURL: "u"},
+			modelRoute{"openrouter", "openai", defaultModels["openrouter"], defaultModels["openrouter"], "u", "k", "OPENROUTER_API_KEY"}, ""},
+		{"a provider without its key", Config{Model: "openai/gpt"}, modelRoute{}, "OPENAI_API_KEY is not set"},
+		{"nothing", Config{}, modelRoute{}, "no model is configured"},
+	} {
+		got, err := tc.cfg.modelRoute()
+		if tc.err != "" {
+			if err == nil || !strings.Contains(err.Error(), tc.err) {
+				t.Errorf("%s: error %v, want %q", tc.name, err, tc.err)
+			}
+			continue
+		}
+		if err != nil || got != tc.want {
+			t.Errorf("%s: got %+v, %v", tc.name, got, err)
+		}
+	}
+}

@@ -1,0 +1,328 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jmoiron/sqlx"
+	_ "github.com/lib/pq" // the database driver
+	"golang.org/x/sync/errgroup"
+
+	"openinspect/bot"
+	"openinspect/internal/devpg"
+	"openinspect/internal/doors"
+	"openinspect/internal/github"
+	"openinspect/internal/model"
+	"openinspect/internal/seal"
+	"openinspect/migrations"
+	"openinspect/sandbox"
+	"openinspect/sandbox/local"
+	"openinspect/sessions"
+	"openinspect/web"
+)
+
+// control is the control plane, filled top to bottom by newControl.
+type control struct {
+	cfg Config
+	log *slog.Logger
+
+	cluster  *devpg.Cluster // nil if DATABASE_URL is set
+	db       *sqlx.DB
+	provider *local.Provider
+	forge    *github.App
+	engine   *sessions.Engine
+	bot      *bot.Bot
+	web      *web.Server
+
+	people   *http.Server // pages, for people
+	machines *http.Server // doors and bridge, for sandboxes
+	socket   string       // the machine listener's Unix socket
+}
+
+// serveCommand is `openinspect serve`.
+func serveCommand(ctx context.Context, _ []string, _, stderr io.Writer) error {
+	cfg, err := loadConfig(os.Environ())
+	if err != nil {
+		printProblems(stderr, err)
+		return errConfig
+	}
+	var level slog.Level
+	_ = level.UnmarshalText([]byte(cfg.LogLevel)) // checked by loadConfig
+	c, err := newControl(ctx, cfg, newLog(stderr, level))
+	if err != nil {
+		return errors.Join(err, c.close())
+	}
+	return errors.Join(c.run(ctx), c.close())
+}
+
+// newControl builds the control plane. On an error, what was built is in the
+// result and close ends it.
+func newControl(ctx context.Context, cfg Config, log *slog.Logger) (*control, error) {
+	c := &control{cfg: cfg, log: log}
+	key, err := seal.Parse(cfg.SecretKey)
+	if err != nil {
+		return c, err
+	}
+	if err := c.openDatabase(ctx); err != nil {
+		return c, err
+	}
+	if err := c.openProvider(ctx); err != nil {
+		return c, err
+	}
+	if c.forge, err = cfg.newForge(); err != nil {
+		return c, err
+	}
+	route, err := cfg.modelRoute()
+	if err != nil {
+		return c, err
+	}
+	if err := c.buildEngine(ctx, key, route); err != nil {
+		return c, err
+	}
+	return c, c.buildSurfaces(ctx, route)
+}
+
+// openDatabase connects to Postgres, starting the private one if none is
+// configured, and brings it up to date.
+func (c *control) openDatabase(ctx context.Context) (err error) {
+	dsn := c.cfg.DatabaseURL
+	if dsn == "" {
+		if c.cluster, err = devpg.Start(ctx, filepath.Join(c.cfg.DataDir, "postgres"), c.log); err != nil {
+			return err
+		}
+		dsn = c.cluster.URL
+	}
+	if c.db, err = sqlx.Open("postgres", dsn); err != nil {
+		return fmt.Errorf("DATABASE_URL: %w", err)
+	}
+	c.db.SetMaxOpenConns(32)
+	c.db.SetMaxIdleConns(16)
+	c.db.SetConnMaxIdleTime(5 * time.Minute)
+	return migrations.Up(ctx, c.db.DB)
+}
+
+// openProvider makes the provider of sandboxes.
+func (c *control) openProvider(ctx context.Context) error {
+	opencode := c.cfg.OpenCodePath
+	if opencode == "" {
+		var err error
+		if opencode, err = ensureOpenCode(ctx); err != nil {
+			return err
+		}
+	}
+	dir, err := filepath.Abs(c.cfg.DataDir)
+	if err != nil {
+		return err
+	}
+	c.socket = filepath.Join(dir, "machine", "machine.sock")
+	c.provider, err = local.New(ctx, local.Options{
+		Dir: filepath.Join(dir, "sandboxes"), Control: c.socket, Binary: selfPath(),
+		Tools:    map[string]string{sandbox.Tools + "/opencode": opencode},
+		MaxBoxes: c.cfg.MaxSandboxes, Log: c.log,
+	})
+	return err
+}
+
+// buildEngine makes the core.
+func (c *control) buildEngine(ctx context.Context, key *seal.Key, route modelRoute) (err error) {
+	cfg := c.cfg
+	botName, botEmail := c.forge.BotIdentity(ctx)
+	c.engine, err = sessions.New(c.log, c.db, sessions.Config{
+		Replica: uuid.NewString(), PublicURL: strings.TrimSuffix(cfg.PublicURL, "/"),
+		Control: local.ControlAddress(c.socket), Command: []string{sandbox.Tools + "/openinspect", "supervise"},
+		Provider: c.provider, Forge: c.forge, Seal: key, Scrub: cfg.secretValues(),
+		Chooser: model.New(c.log, model.Config{
+			BaseURL: route.BaseURL, Key: route.Key, Model: route.Small, Protocol: route.Protocol,
+		}),
+		Model: route.Model, SmallModel: route.Small, Protocol: route.Protocol,
+		BotName: botName, BotEmail: botEmail, Instructions: cfg.Instructions, BotPullRequests: cfg.BotPullRequests,
+		PromptTimeout: cfg.PromptTimeout, SetupTimeout: cfg.SetupTimeout, BootTimeout: cfg.BootTimeout,
+		ParkAfter: cfg.ParkAfter, MaxQueue: cfg.MaxQueue, MaxSandboxes: cfg.MaxSandboxes,
+		SessionBudgetUSD: cfg.SessionBudget, PersonDayBudgetUSD: cfg.PersonDayBudget, DayBudgetUSD: cfg.DayBudget,
+	})
+	return err
+}
+
+// buildSurfaces makes the bot, the pages, the doors and their listeners.
+func (c *control) buildSurfaces(ctx context.Context, route modelRoute) (err error) {
+	cfg := c.cfg
+	publicURL := strings.TrimSuffix(cfg.PublicURL, "/")
+	c.bot, err = bot.New(c.log, c.engine, bot.Config{
+		APIURL: cfg.SlackAPIURL, BotToken: cfg.SlackBotToken, AppToken: cfg.SlackAppToken,
+		TeamID: cfg.SlackTeamID, PublicURL: publicURL, Connections: cfg.SlackConnections,
+	})
+	if err != nil {
+		return err
+	}
+	c.web, err = web.New(c.log, c.engine, web.Config{
+		PublicURL: publicURL, SlackClientID: cfg.SlackClientID, SlackClientSecret: cfg.SlackClientSecret,
+		OIDCIssuer: cfg.SlackIssuer, TeamID: cfg.SlackTeamID, SlackWorkspaceURL: workspaceURL(cfg), GitHub: c.forge,
+	})
+	if err != nil {
+		return err
+	}
+	machine, err := c.machineHandler(ctx, route)
+	if err != nil {
+		return err
+	}
+	errorLog := slog.NewLogLogger(c.log.Handler(), slog.LevelWarn)
+	c.people = &http.Server{Handler: c.web.Handler(), ReadHeaderTimeout: 10 * time.Second, ErrorLog: errorLog}
+	c.machines = &http.Server{Handler: machine, ReadHeaderTimeout: 10 * time.Second, ErrorLog: errorLog}
+	return nil
+}
+
+// machineHandler serves sandboxes: the git door, the model door, the egress
+// proxy and the bridge.
+func (c *control) machineHandler(ctx context.Context, route modelRoute) (http.Handler, error) {
+	prices, err := modelPrices(c.cfg.ModelPrices)
+	if err != nil {
+		return nil, err
+	}
+	bridge := http.NewServeMux()
+	bridge.Handle(sandbox.BridgePath, sandbox.BridgeHandler(c.engine.ServeBridge))
+	return doors.New(doors.Config{
+		Auth: doorAuth{c.engine}, Next: bridge, Log: c.log,
+		Git: doors.NewGit(doors.GitConfig{Upstream: gitUpstream{c.forge}, Pushed: c.engine.Pushed, Log: c.log}),
+		Model: doors.NewModel(doors.ModelConfig{
+			Providers: map[string]doors.Provider{route.Protocol: {
+				Protocol: doors.Protocol(route.Protocol), BaseURL: strings.TrimSuffix(route.BaseURL, "/"),
+				Key: route.Key, Setting: route.Setting,
+			}},
+			Prices: doors.NewPrices(prices), Meter: doorMeter{c.engine}, Log: c.log,
+		}),
+		Egress: doors.NewEgress(doors.EgressConfig{Allow: append(doors.DefaultAllowList(ctx), c.cfg.EgressAllow...), Log: c.log}),
+	}), nil
+}
+
+// workspaceURL is where links to Slack threads lead.
+func workspaceURL(cfg Config) string {
+	if cfg.SlackIssuer == "https://slack.com" {
+		return "https://slack.com/app_redirect"
+	}
+	return cfg.SlackIssuer
+}
+
+// run serves until ctx ends, then ends everything in order: nothing new comes
+// in, what was accepted is written, sandboxes are told, the doors close last.
+func (c *control) run(ctx context.Context) error {
+	peopleListener, err := net.Listen("tcp", c.cfg.Listen)
+	if err != nil {
+		return fmt.Errorf("LISTEN: %w", err)
+	}
+	machineListeners, err := c.listenMachines()
+	if err != nil {
+		return errors.Join(err, peopleListener.Close())
+	}
+	late, stopLate := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopLate()
+	group, failed := errgroup.WithContext(late)
+	early, stopEarly := context.WithCancel(failed)
+	context.AfterFunc(ctx, stopEarly)
+	defer stopEarly()
+
+	earlyDone := make(chan struct{})
+	surfaces, _ := errgroup.WithContext(failed)
+	surfaces.Go(func() error { return c.bot.Run(early) })
+	surfaces.Go(func() error { return c.web.Run(early) })
+	surfaces.Go(func() error { return serveUntil(early, c.people, peopleListener, c.cfg.ShutdownGrace) })
+	group.Go(func() error {
+		defer close(earlyDone)
+		return ignoreCanceled(surfaces.Wait())
+	})
+	for _, l := range machineListeners {
+		group.Go(func() error { return serveUntil(late, c.machines, l, time.Second) })
+	}
+	group.Go(func() error { return ignoreCanceled(c.provider.Run(late)) })
+	group.Go(func() error { return ignoreCanceled(c.engine.Run(late)) })
+	group.Go(func() error {
+		select {
+		case <-failed.Done():
+		case <-earlyDone:
+			c.parkAll()
+		}
+		stopLate()
+		return nil
+	})
+	c.log.Info("serving", "page", c.cfg.PublicURL, "listen", peopleListener.Addr().String())
+	return group.Wait()
+}
+
+// parkAll parks every sandbox if the configuration says so.
+func (c *control) parkAll() {
+	if !c.cfg.ParkOnExit {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	if err := c.engine.ParkAll(ctx); err != nil {
+		c.log.Error("parking sandboxes at exit", "err", err)
+	}
+}
+
+// listenMachines opens the machine listener: a Unix socket for local sandboxes,
+// and a TCP address if one is configured.
+func (c *control) listenMachines() ([]net.Listener, error) {
+	unix, err := local.Listen(c.socket)
+	if err != nil {
+		return nil, fmt.Errorf("opening the machine listener: %w", err)
+	}
+	listeners := []net.Listener{unix}
+	if c.cfg.MachineListen != "" {
+		tcp, err := net.Listen("tcp", c.cfg.MachineListen)
+		if err != nil {
+			return nil, errors.Join(fmt.Errorf("MACHINE_LISTEN: %w", err), unix.Close())
+		}
+		listeners = append(listeners, tcp)
+	}
+	return listeners, nil
+}
+
+// serveUntil serves until ctx ends, then lets open requests finish for a time.
+func serveUntil(ctx context.Context, srv *http.Server, l net.Listener, grace time.Duration) error {
+	stopped := make(chan struct{})
+	release := context.AfterFunc(ctx, func() {
+		defer close(stopped)
+		end, cancel := context.WithTimeout(context.Background(), grace)
+		defer cancel()
+		if srv.Shutdown(end) != nil {
+			srv.Close()
+		}
+	})
+	err := srv.Serve(l)
+	if !release() {
+		<-stopped
+	}
+	if errors.Is(err, http.ErrServerClosed) {
+		return nil
+	}
+	return err
+}
+
+// close ends what newControl opened.
+func (c *control) close() error {
+	var errs []error
+	if c.db != nil {
+		errs = append(errs, c.db.Close())
+	}
+	if c.cluster != nil {
+		errs = append(errs, c.cluster.Stop())
+	}
+	return errors.Join(errs...)
+}
+
+func ignoreCanceled(err error) error {
+	if errors.Is(err, context.Canceled) {
+		return nil
+	}
+	return err
+}
