@@ -1,0 +1,194 @@
+package supervisor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"openinspect/sandbox"
+)
+
+// setupMark is the file that says that setup.sh has run in this filesystem.
+const setupMark = "setup-done"
+
+// bootUp prepares everything that prompts need. OpenCode starts while the
+// repository is prepared: it looks at the working tree only when a session asks.
+func (s *supervisor) bootUp(ctx context.Context) error {
+	if err := s.prepare(); err != nil {
+		return err
+	}
+	g, together := errgroup.WithContext(ctx)
+	g.Go(func() error {
+		return s.phase(sandbox.PhaseAgent, func() (string, error) {
+			if err := s.restoreConversation(); err != nil {
+				return "", err
+			}
+			return "", s.startAgent(ctx)
+		})
+	})
+	g.Go(func() error {
+		if err := s.phase(sandbox.PhaseSync, func() (string, error) { return "", s.sync(together) }); err != nil {
+			return err
+		}
+		if err := s.hook(together, sandbox.PhaseSetup, "setup.sh"); err != nil {
+			return err
+		}
+		return s.hook(together, sandbox.PhaseStart, "start.sh")
+	})
+	if err := g.Wait(); err != nil {
+		return err
+	}
+	return s.phase(sandbox.PhaseReady, func() (string, error) { return "", s.openSession(ctx) })
+}
+
+// phase reports a step of the boot with its time and, if it failed, its log.
+func (s *supervisor) phase(name string, do func() (log string, err error)) error {
+	s.bridge.Event(sandbox.KindPhase, "", sandbox.BodyPhase{Phase: name, State: "running"})
+	began := time.Now()
+	log, err := do()
+	body := sandbox.BodyPhase{Phase: name, State: "done", Millis: time.Since(began).Milliseconds()}
+	if err != nil {
+		body.State, body.Detail, body.Log = "failed", err.Error(), log
+	}
+	s.bridge.Event(sandbox.KindPhase, "", body)
+	return err
+}
+
+// prepare derives everything that follows from the welcome.
+func (s *supervisor) prepare() error {
+	w := s.welcome
+	bot := person{w.BotName, w.BotEmail}.clean()
+	s.identity = &identity{
+		dir: filepath.Join(s.state, "git"), bot: bot,
+		trailers: []string{"Session: " + w.PageURL, fmt.Sprintf("Co-authored-by: %s <%s>", bot.name, bot.email)},
+	}
+	if err := s.identity.install(); err != nil {
+		return fmt.Errorf("installing the git hooks: %w", err)
+	}
+	if err := s.identity.setAuthor(bot); err != nil {
+		return fmt.Errorf("writing the author: %w", err)
+	}
+	if err := quietConfig(s.cfg.Home); err != nil {
+		return fmt.Errorf("preparing OpenCode's configuration: %w", err)
+	}
+	gateway := s.gateway.url()
+	env := agentEnv(s.cfg.Environ, s.cfg.Home, gateway, s.identity.env(gateway, w.RemoteURL, w.Repository))
+	dir := filepath.Join(s.cfg.Workspace, path.Base(w.Repository))
+	s.repo = &repository{dir: dir, branch: w.Branch, base: w.BaseBranch, env: env, family: s.family, rewritten: make(map[string]bool)}
+	instructions := []string{filepath.Join(dir, "AGENTS.md")}
+	if w.Instructions != "" {
+		file := filepath.Join(s.state, "instructions.md")
+		if err := writeFile(file, []byte(w.Instructions)); err != nil {
+			return fmt.Errorf("writing the instructions: %w", err)
+		}
+		instructions = append(instructions, file)
+	}
+	s.settings = agentSettings{
+		binary: s.cfg.OpenCode, home: s.cfg.Home, directory: dir, gateway: gateway, toolKey: s.toolKey,
+		protocol: w.Protocol, models: []string{w.Model}, small: w.SmallModel, instructions: instructions, env: env,
+	}
+	return os.MkdirAll(dir, 0o755)
+}
+
+// sync brings the repository to where the session goes on.
+func (s *supervisor) sync(ctx context.Context) error {
+	if !s.repo.exists() {
+		if err := s.repo.clone(ctx, s.welcome.RemoteURL); err != nil {
+			return err
+		}
+		return s.repo.begin(ctx, s.welcome.Head)
+	}
+	s.repo.clearLocks()
+	if err := s.settleInterrupted(ctx); err != nil {
+		return err
+	}
+	return s.repo.resume(ctx, s.welcome.Head)
+}
+
+// hook runs one of the repository's own scripts, if it has it. setup.sh runs
+// once per filesystem; what start.sh leaves running is a declared service.
+func (s *supervisor) hook(ctx context.Context, phase, name string) error {
+	script := filepath.Join(s.repo.dir, ".openinspect", name)
+	mark := filepath.Join(s.state, setupMark)
+	if _, err := os.Stat(script); err != nil {
+		return nil
+	}
+	if phase == sandbox.PhaseSetup {
+		if _, err := os.Stat(mark); err == nil {
+			return nil
+		}
+	}
+	return s.phase(phase, func() (string, error) {
+		log, err := s.runHook(ctx, script, phase == sandbox.PhaseStart)
+		if err != nil {
+			return log, fmt.Errorf(".openinspect/%s %w. Its last lines:\n%s", name, err, lastLines(log, 8))
+		}
+		if phase == sandbox.PhaseSetup {
+			err = writeFile(mark, []byte(time.Now().UTC().Format(time.RFC3339)+"\n"))
+		}
+		return "", err
+	})
+}
+
+func (s *supervisor) runHook(ctx context.Context, script string, services bool) (log string, err error) {
+	ctx, cancel := context.WithTimeout(ctx, s.welcome.SetupTimeout)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, "/bin/sh", "-c", `if [ -x "$1" ]; then exec "$1"; else exec sh "$1"; fi`, "sh", script)
+	cmd.Dir, cmd.Env = s.repo.dir, s.repo.env
+	out, err := os.CreateTemp(s.state, "hook-*.log") // a file, because services keep it open
+	if err != nil {
+		return "", err
+	}
+	defer os.Remove(out.Name())
+	defer out.Close()
+	cmd.Stdout, cmd.Stderr = out, out
+	if err := s.family.start(cmd); err != nil {
+		return "", fmt.Errorf("did not start: %w", err)
+	}
+	session := cmd.Process.Pid
+	err = s.family.end(cmd)
+	log = tailOf(out)
+	switch {
+	case errors.Is(ctx.Err(), context.DeadlineExceeded):
+		s.endHook(session)
+		return log, fmt.Errorf("did not end within %s", s.welcome.SetupTimeout)
+	case err != nil:
+		s.endHook(session)
+		return log, fmt.Errorf("failed (%w)", err)
+	}
+	if services {
+		s.family.declare(session)
+	} else {
+		s.endHook(session)
+	}
+	return log, nil
+}
+
+// endHook ends what a hook left running.
+func (s *supervisor) endHook(session int) {
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	if _, err := s.family.endStrays(ctx, s.currentAgent().pid()); err != nil {
+		s.cfg.Log.Warn("a hook's processes did not end", "session", session, "err", err)
+	}
+}
+
+// tailOf returns the last bytes of a file.
+func tailOf(f *os.File) string {
+	info, err := f.Stat()
+	if err != nil {
+		return ""
+	}
+	buf := make([]byte, min(info.Size(), tailSize))
+	n, _ := f.ReadAt(buf, info.Size()-int64(len(buf)))
+	var w tailWriter
+	_, _ = w.Write(buf[:n])
+	return w.String()
+}

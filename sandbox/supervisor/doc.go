@@ -1,0 +1,35 @@
+// Package supervisor is the program inside a sandbox: it prepares the
+// repository, runs OpenCode, and speaks to the control plane over the bridge.
+//
+// Vocabulary. A boot is one life of the supervisor, with an id of its own; the
+// bridge's events are numbered per boot. Phases are the steps of a boot. A turn
+// is one prompt from its arrival to its end. Strays are the processes that a
+// turn started and that are neither the supervisor's own nor declared services
+// (what .openinspect/start.sh left running). The gateway is the loopback address
+// at which processes in the box find the control plane's doors.
+//
+// The order of a turn is: converse, settle, end strays, commit, push; then the
+// next may begin. Stop settles at once, from any point; the rest follows.
+//
+// Invariants (numbers as in the design).
+//   - I2: turns run one after the other, in the order in which they came; OpenCode,
+//     which would mix a second prompt into the first, never gets one while busy.
+//   - I3: a turn settles once, and nothing of the agent's is reported after that;
+//     commits and pushes are, because they follow it.
+//   - I7: the box's token is in the supervisor's memory alone. The gateway adds it;
+//     children do not inherit it; /proc does not show it to them.
+//   - I9: every wait has a deadline. Silence within a running tool is work; silence
+//     of the model is failure after Config.ModelSilence.
+//   - I11: what changed during a turn is committed under its author before the next
+//     turn begins, and commits of another author made during it are rewritten.
+//   - I12: what a turn started is ended within seconds of its end. The supervisor is a
+//     subreaper, so that no process can hide by losing its parent.
+//
+// Files of its own lie in <home>/.openinspect: the spool of the bridge, git's
+// author and hooks, which prompt runs, OpenCode's session and a consistent copy
+// of its database. They are part of a saved filesystem, so that a box which is
+// continued elsewhere, or after having been cut off, begins where it was.
+//
+// Only main calls this package, in a process of its own: Run changes the
+// process (subreaper, not dumpable) and ends all children of it.
+package supervisor

@@ -1,0 +1,194 @@
+package supervisor
+
+import (
+	"bufio"
+	"context"
+	"crypto/subtle"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httputil"
+	"net/url"
+	"strings"
+	"sync"
+	"time"
+
+	"openinspect/sandbox"
+)
+
+// gateway is what a box sees of the world: one loopback address that forwards
+// to the control plane's doors and adds the box's own credential, so that no
+// other process in the box needs it. Paths below /git/ and /model/ go to the
+// doors of these names, proxy requests (CONNECT, and absolute addresses) to the
+// egress proxy, and /mcp is the supervisor's own tools for the agent.
+type gateway struct {
+	control sandbox.Control
+	token   string
+	tools   http.Handler // served at /mcp to who knows toolKey
+	toolKey string
+	log     *slog.Logger
+
+	doors     *httputil.ReverseProxy
+	egress    *httputil.ReverseProxy
+	splices   sync.WaitGroup
+	transport *http.Transport
+	listener  net.Listener
+}
+
+func newGateway(control sandbox.Control, token, toolKey, addr string, log *slog.Logger) (*gateway, error) {
+	l, err := net.Listen("tcp", addr)
+	if err != nil {
+		return nil, fmt.Errorf("listening for the gateway: %w", err)
+	}
+	g := &gateway{control: control, token: token, toolKey: toolKey, log: log, listener: l}
+	g.transport = control.Transport()
+	g.doors = &httputil.ReverseProxy{
+		Rewrite: func(r *httputil.ProxyRequest) {
+			r.SetURL(control.URL)
+			g.sign(r)
+		},
+		Transport: g.transport, FlushInterval: -1, ErrorHandler: g.unreachable,
+	}
+	through := control.Transport()
+	through.Proxy = http.ProxyURL(control.URL)
+	g.egress = &httputil.ReverseProxy{
+		Rewrite:   g.sign,
+		Transport: through, FlushInterval: -1, ErrorHandler: g.unreachable,
+	}
+	return g, nil
+}
+
+// sign puts the box's credential on a request, whatever was there before.
+func (g *gateway) sign(r *httputil.ProxyRequest) { r.Out.Header.Set(sandbox.TokenHeader, g.token) }
+
+// url is the gateway's address as processes in the box use it.
+func (g *gateway) url() string { return "http://" + g.listener.Addr().String() }
+
+// serve runs until ctx ends.
+func (g *gateway) serve(ctx context.Context) error {
+	server := &http.Server{
+		Handler: g, ReadHeaderTimeout: 30 * time.Second,
+		BaseContext: func(net.Listener) context.Context { return ctx },
+		ErrorLog:    slog.NewLogLogger(g.log.Handler(), slog.LevelDebug),
+	}
+	stop := context.AfterFunc(ctx, func() { server.Close() })
+	defer stop()
+	err := server.Serve(g.listener)
+	g.splices.Wait()
+	g.transport.CloseIdleConnections()
+	if ctx.Err() != nil || errors.Is(err, http.ErrServerClosed) {
+		return nil
+	}
+	return fmt.Errorf("serving the gateway: %w", err)
+}
+
+func (g *gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	switch {
+	case r.Method == http.MethodConnect:
+		g.connect(w, r)
+	case r.URL.Host != "":
+		g.egress.ServeHTTP(w, r)
+	case strings.HasPrefix(r.URL.Path, "/git/"), strings.HasPrefix(r.URL.Path, "/model/"):
+		g.doors.ServeHTTP(w, r)
+	case r.URL.Path == "/mcp":
+		key := []byte("Bearer " + g.toolKey)
+		if subtle.ConstantTimeCompare([]byte(r.Header.Get("Authorization")), key) != 1 {
+			http.Error(w, "the agent's key is missing", http.StatusUnauthorized)
+			return
+		}
+		g.tools.ServeHTTP(w, r)
+	default:
+		http.Error(w, "the sandbox's gateway serves /git/, /model/ and proxy requests", http.StatusNotFound)
+	}
+}
+
+func (g *gateway) unreachable(w http.ResponseWriter, r *http.Request, err error) {
+	if r.Context().Err() == nil {
+		g.log.Warn("the control plane did not answer the gateway", "path", r.URL.Path, "err", err)
+	}
+	http.Error(w, "the control plane cannot be reached from the sandbox at the moment", http.StatusBadGateway)
+}
+
+// connect asks the egress proxy for a tunnel and joins both ends.
+func (g *gateway) connect(w http.ResponseWriter, r *http.Request) {
+	up, err := g.dialControl(r.Context())
+	if err != nil {
+		g.unreachable(w, r, err)
+		return
+	}
+	defer up.Close()
+	ask := &http.Request{
+		Method: http.MethodConnect, Host: r.Host,
+		URL:    &url.URL{Opaque: r.Host},
+		Header: http.Header{sandbox.TokenHeader: {g.token}},
+	}
+	_ = up.SetDeadline(time.Now().Add(30 * time.Second))
+	if err := ask.Write(up); err != nil {
+		g.unreachable(w, r, err)
+		return
+	}
+	fromUp := bufio.NewReader(up)
+	resp, err := http.ReadResponse(fromUp, ask)
+	if err != nil {
+		g.unreachable(w, r, err)
+		return
+	}
+	if resp.StatusCode != http.StatusOK {
+		defer resp.Body.Close()
+		w.WriteHeader(resp.StatusCode)
+		_, _ = io.Copy(w, io.LimitReader(resp.Body, 64<<10))
+		return
+	}
+	_ = up.SetDeadline(time.Time{})
+	g.splice(w, r, up, fromUp)
+}
+
+func (g *gateway) dialControl(ctx context.Context) (net.Conn, error) {
+	if g.control.Dial != nil {
+		return g.control.Dial(ctx, "", "")
+	}
+	host := g.control.URL.Host
+	if g.control.URL.Port() == "" {
+		host = net.JoinHostPort(g.control.URL.Hostname(), map[string]string{"http": "80", "https": "443"}[g.control.URL.Scheme])
+	}
+	if g.control.URL.Scheme == "https" {
+		d := tls.Dialer{Config: &tls.Config{ServerName: g.control.URL.Hostname(), NextProtos: []string{"http/1.1"}}}
+		return d.DialContext(ctx, "tcp", host)
+	}
+	var d net.Dialer
+	return d.DialContext(ctx, "tcp", host)
+}
+
+// splice copies in both directions until both ends are done or the gateway ends.
+func (g *gateway) splice(w http.ResponseWriter, r *http.Request, up net.Conn, fromUp io.Reader) {
+	down, buf, err := http.NewResponseController(w).Hijack()
+	if err != nil {
+		http.Error(w, "tunnels need HTTP/1.1", http.StatusHTTPVersionNotSupported)
+		return
+	}
+	g.splices.Add(1)
+	defer g.splices.Done()
+	defer down.Close()
+	stop := context.AfterFunc(r.Context(), func() { down.Close(); up.Close() })
+	defer stop()
+	if _, err := io.WriteString(down, "HTTP/1.1 200 Connection established\r\n\r\n"); err != nil {
+		return
+	}
+	var both sync.WaitGroup
+	both.Go(func() { _, _ = io.Copy(up, buf); closeWrite(up) })
+	both.Go(func() { _, _ = io.Copy(down, fromUp); closeWrite(down) })
+	both.Wait()
+}
+
+// closeWrite tells the peer that nothing more comes, if the connection can.
+func closeWrite(c net.Conn) {
+	if half, ok := c.(interface{ CloseWrite() error }); ok {
+		_ = half.CloseWrite()
+		return
+	}
+	c.Close()
+}

@@ -1,0 +1,356 @@
+package supervisor
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"openinspect/sandbox"
+)
+
+// Longest time in which git has to answer: for work on the disk, and for work
+// over the network.
+const (
+	gitLocal  = 2 * time.Minute
+	gitRemote = 15 * time.Minute
+)
+
+// maxCommitted is the largest file that is committed on the agent's behalf.
+const maxCommitted = 5 << 20
+
+// emptyTree is what a repository without commits is compared with. Every git
+// knows this object (gitglossary(7) does not name it, `git hash-object -t tree
+// /dev/null` computes it).
+const emptyTree = "4b825dc642cb6eb9a060e54bf8d69288fbee4904"
+
+// repository is the checkout that the agent works in. mu is held by whoever
+// changes commits or the index, because a tool call of the agent and the end of
+// a prompt both do.
+type repository struct {
+	dir    string // the working tree
+	branch string // the session's branch
+	base   string // the branch that it began from
+	env    []string
+	family *family
+	mu     sync.Mutex
+
+	// rewritten holds commits of ours that were replaced by re-authoring, so
+	// that a branch that already holds one of them may be overwritten.
+	rewritten map[string]bool
+}
+
+// gitError is a failed git command with what it said.
+type gitError struct {
+	args   []string
+	stderr string
+	err    error
+}
+
+func (e *gitError) Error() string {
+	return fmt.Sprintf("git %s: %v: %s", e.args[0], e.err, lastLines(e.stderr, 6))
+}
+
+func (e *gitError) Unwrap() error { return e.err }
+
+// git runs one command in the working tree, without anybody's hooks, and
+// returns what it printed.
+func (r *repository) git(ctx context.Context, args ...string) (string, error) {
+	return r.gitWith(ctx, nil, "", args...)
+}
+
+// gitWith is git with additional environment and an input.
+func (r *repository) gitWith(ctx context.Context, env []string, stdin string, args ...string) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, gitDeadline(args[0]))
+	defer cancel()
+	cmd := exec.CommandContext(ctx, "git", append([]string{"-c", "core.hooksPath=/dev/null", "-c", "gc.auto=0"}, args...)...)
+	cmd.Dir = r.dir
+	cmd.Env = append(append([]string{}, r.env...), env...)
+	cmd.Stdin = strings.NewReader(stdin)
+	var out, stderr bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &stderr
+	if err := r.family.run(cmd); err != nil {
+		if ctx.Err() != nil {
+			err = fmt.Errorf("%w after %s", ctx.Err(), gitDeadline(args[0]))
+		}
+		return out.String(), &gitError{args, stderr.String(), err}
+	}
+	return out.String(), nil
+}
+
+func gitDeadline(command string) time.Duration {
+	switch command {
+	case "clone", "fetch", "push":
+		return gitRemote
+	}
+	return gitLocal
+}
+
+// line is git with one line as its answer.
+func (r *repository) line(ctx context.Context, args ...string) (string, error) {
+	out, err := r.git(ctx, args...)
+	return strings.TrimSpace(out), err
+}
+
+// succeeds runs a command whose exit status is its answer.
+func (r *repository) succeeds(ctx context.Context, args ...string) bool {
+	_, err := r.git(ctx, args...)
+	return err == nil
+}
+
+// head returns the commit that is checked out, "" before the first one.
+func (r *repository) head(ctx context.Context) (string, error) {
+	sha, err := r.line(ctx, "rev-parse", "--verify", "--quiet", "HEAD")
+	if err != nil {
+		var exit *exec.ExitError
+		if errors.As(err, &exit) && exit.ExitCode() == 1 {
+			return "", nil
+		}
+	}
+	return sha, err
+}
+
+// exists tells whether there is a checkout to continue with.
+func (r *repository) exists() bool {
+	_, err := os.Stat(filepath.Join(r.dir, ".git"))
+	return err == nil
+}
+
+// clone makes the checkout. The whole history is fetched: agents read it, and a
+// blobless clone would come back to the network at every look into the past.
+func (r *repository) clone(ctx context.Context, remote string) error {
+	if err := os.MkdirAll(r.dir, 0o755); err != nil {
+		return err
+	}
+	if _, err := r.git(ctx, "clone", "--quiet", "--no-checkout", remote, "."); err != nil {
+		return err
+	}
+	return nil
+}
+
+// begin checks out the session's branch: at head if the branch was pushed
+// before, else where the base branch is.
+func (r *repository) begin(ctx context.Context, head string) error {
+	start := "refs/remotes/origin/" + r.base
+	if head != "" && r.succeeds(ctx, "cat-file", "-e", head+"^{commit}") {
+		start = head
+	} else if !r.succeeds(ctx, "rev-parse", "--verify", "--quiet", start) {
+		if r.succeeds(ctx, "rev-parse", "--verify", "--quiet", "HEAD") {
+			return fmt.Errorf("the repository has no branch %s", r.base)
+		}
+		_, err := r.git(ctx, "symbolic-ref", "HEAD", "refs/heads/"+r.branch) // nothing was ever committed
+		return err
+	}
+	_, err := r.git(ctx, "checkout", "--quiet", "--no-track", "-B", r.branch, start)
+	return err
+}
+
+// resume brings an existing checkout up to date: remote branches are fetched and
+// the session's branch moves forward to head, if it can without losing work.
+func (r *repository) resume(ctx context.Context, head string) error {
+	if _, err := r.git(ctx, "fetch", "--quiet", "--prune", "origin"); err != nil {
+		return err
+	}
+	if !r.succeeds(ctx, "rev-parse", "--verify", "--quiet", "refs/heads/"+r.branch) {
+		return r.begin(ctx, head)
+	}
+	if err := r.returnToBranch(ctx); err != nil {
+		return err
+	}
+	if head == "" || !r.succeeds(ctx, "cat-file", "-e", head+"^{commit}") ||
+		!r.succeeds(ctx, "merge-base", "--is-ancestor", "HEAD", head) {
+		return nil
+	}
+	_, err := r.git(ctx, "merge", "--quiet", "--ff-only", head)
+	return err
+}
+
+// returnToBranch checks out the session's branch if another one is.
+func (r *repository) returnToBranch(ctx context.Context) error {
+	current, err := r.line(ctx, "symbolic-ref", "--quiet", "HEAD")
+	if err == nil && current == "refs/heads/"+r.branch {
+		return nil
+	}
+	_, err = r.git(ctx, "checkout", "--quiet", r.branch)
+	return err
+}
+
+// clearLocks removes lock files that a killed git left. Only for moments in
+// which no git runs.
+func (r *repository) clearLocks() {
+	dir := filepath.Join(r.dir, ".git")
+	for _, pattern := range []string{"*.lock", "refs/heads/*.lock", "refs/heads/*/*.lock", "refs/remotes/*/*.lock", "objects/info/*.lock"} {
+		locks, _ := filepath.Glob(filepath.Join(dir, pattern))
+		for _, lock := range locks {
+			_ = os.Remove(lock)
+		}
+	}
+}
+
+// oversized lists changed and new files over maxCommitted, which are left alone.
+func (r *repository) oversized(ctx context.Context) ([]string, error) {
+	out, err := r.git(ctx, "status", "--porcelain", "-z", "--untracked-files=all", "--no-renames")
+	if err != nil {
+		return nil, err
+	}
+	var big []string
+	for entry := range strings.SplitSeq(out, "\x00") {
+		if len(entry) < 4 {
+			continue
+		}
+		info, err := os.Lstat(filepath.Join(r.dir, entry[3:]))
+		if err == nil && info.Mode().IsRegular() && info.Size() > maxCommitted {
+			big = append(big, entry[3:])
+		}
+	}
+	return big, nil
+}
+
+// stage puts all changes except those of the files in left into an index.
+func (r *repository) stage(ctx context.Context, index, left []string) error {
+	args := []string{"add", "--all", "--ignore-errors", "--", "."}
+	for _, path := range left {
+		args = append(args, ":(exclude,literal)"+path)
+	}
+	_, err := r.gitWith(ctx, index, "", args...)
+	return err
+}
+
+// change is what two trees differ by.
+type change struct {
+	files                []sandbox.FileDiff
+	additions, deletions int
+}
+
+// changes compares the working tree, new files included, with commit since. The
+// agent's own index is not touched.
+func (r *repository) changes(ctx context.Context, since string) (change, error) {
+	tmp, err := os.MkdirTemp("", "openinspect-index-")
+	if err != nil {
+		return change{}, err
+	}
+	defer os.RemoveAll(tmp)
+	name := filepath.Join(tmp, "index")
+	if data, err := os.ReadFile(filepath.Join(r.dir, ".git", "index")); err == nil {
+		if err := os.WriteFile(name, data, 0o600); err != nil {
+			return change{}, err
+		}
+	}
+	index := []string{"GIT_INDEX_FILE=" + name}
+	left, err := r.oversized(ctx)
+	if err != nil {
+		return change{}, err
+	}
+	if err := r.stage(ctx, index, left); err != nil {
+		return change{}, err
+	}
+	if since == "" {
+		since = emptyTree
+	}
+	return r.diff(ctx, index, "--cached", since)
+}
+
+// Caps of the patches in one BodyDiff, in bytes.
+const (
+	maxFilePatch = 64 << 10
+	maxAllPatch  = 512 << 10
+)
+
+// diff runs git diff with the given arguments and reads its summary and patches.
+func (r *repository) diff(ctx context.Context, env []string, args ...string) (change, error) {
+	raw, err := r.gitWith(ctx, env, "", append([]string{"diff", "--raw", "--numstat", "-z", "-M", "--no-ext-diff"}, args...)...)
+	if err != nil {
+		return change{}, err
+	}
+	c := parseDiff(raw)
+	patches, err := r.gitWith(ctx, env, "", append([]string{"diff", "-M", "--no-color", "--no-ext-diff", "--no-textconv"}, args...)...)
+	if err != nil {
+		return change{}, err
+	}
+	attachPatches(c.files, patches)
+	return c, nil
+}
+
+// parseDiff reads `git diff --raw --numstat -z`: first the raw entries
+// (":modes shas STATUS", path, and a second path if renamed), then the numbers
+// ("added TAB deleted TAB path", or an empty path and two more if renamed).
+func parseDiff(out string) change {
+	var c change
+	fields := strings.Split(strings.TrimSuffix(out, "\x00"), "\x00")
+	at := make(map[string]int)
+	for i := 0; i < len(fields); i++ {
+		if strings.HasPrefix(fields[i], ":") {
+			status := fields[i][strings.LastIndexByte(fields[i], ' ')+1:]
+			if status == "" || i+1 >= len(fields) {
+				continue
+			}
+			i++
+			if status[0] == 'R' || status[0] == 'C' {
+				i++
+			}
+			at[fields[i]] = len(c.files)
+			c.files = append(c.files, sandbox.FileDiff{Path: fields[i], Status: statusWord(status[0])})
+			continue
+		}
+		numbers := strings.SplitN(fields[i], "\t", 3)
+		if len(numbers) < 3 {
+			continue
+		}
+		path := numbers[2]
+		if path == "" && i+2 < len(fields) {
+			i += 2
+			path = fields[i]
+		}
+		if n, ok := at[path]; ok {
+			// Binary files have "-", which counts as nothing.
+			c.files[n].Additions, _ = strconv.Atoi(numbers[0])
+			c.files[n].Deletions, _ = strconv.Atoi(numbers[1])
+			c.additions += c.files[n].Additions
+			c.deletions += c.files[n].Deletions
+		}
+	}
+	return c
+}
+
+func statusWord(letter byte) string {
+	switch letter {
+	case 'A', 'C':
+		return "added"
+	case 'D':
+		return "deleted"
+	case 'R':
+		return "renamed"
+	}
+	return "modified"
+}
+
+// attachPatches splits a whole diff at its file headers. The files come in the
+// same order in both forms.
+func attachPatches(files []sandbox.FileDiff, all string) {
+	patches := strings.Split("\n"+all, "\ndiff --git ")
+	if len(patches) != len(files)+1 {
+		return
+	}
+	room := maxAllPatch
+	for i := range files {
+		patch := "diff --git " + patches[i+1]
+		if len(patch) > maxFilePatch || len(patch) > room || strings.Contains(patch, "\nBinary files ") {
+			continue
+		}
+		room -= len(patch)
+		files[i].Patch = strings.ToValidUTF8(patch, "\uFFFD")
+	}
+}
+
+// lastLines returns the last n lines of s that say something.
+func lastLines(s string, n int) string {
+	lines := strings.Split(strings.TrimSpace(s), "\n")
+	return strings.Join(lines[max(0, len(lines)-n):], "\n")
+}

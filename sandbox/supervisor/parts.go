@@ -1,0 +1,232 @@
+package supervisor
+
+import (
+	"cmp"
+	"fmt"
+	"path/filepath"
+	"strings"
+
+	"openinspect/sandbox"
+)
+
+// transcript turns OpenCode's messages and parts into events of one prompt. It
+// may be shown the same message or part any number of times, from the event
+// stream and from a reading of the whole session: each thing is reported once.
+// It is used by one goroutine.
+type transcript struct {
+	session string // OpenCode's session; those of sub-agents are shown by the tool that started them
+	asked   string // id of our user message
+	dir     string // paths are shown relative to it
+	emit    func(kind string, body any)
+	delta   func(sandbox.Delta)
+
+	assistants map[string]*messageInfo // of this prompt
+	parts      map[string]*shown
+	answer     []string // texts since the last tool
+	last       string   // the last text at all
+	busyTools  int
+}
+
+// shown is what was reported of a part.
+type shown struct {
+	kind    string
+	text    string // as far as deltas told it
+	running bool
+	done    bool
+}
+
+// maxOutput caps a tool's output in bytes: in the event, and in deltas.
+const maxOutput = 64 << 10
+
+func newTranscript(session, asked, dir string, emit func(string, any), delta func(sandbox.Delta)) *transcript {
+	return &transcript{
+		session: session, asked: asked, dir: dir, emit: emit, delta: delta,
+		assistants: make(map[string]*messageInfo), parts: make(map[string]*shown),
+	}
+}
+
+// message notes an assistant's message. Messages before this prompt are not
+// ours; those after it are, whatever their parent: after a compaction it is a
+// message that OpenCode made up.
+func (t *transcript) message(m messageInfo) {
+	if m.SessionID != t.session || m.Role != "assistant" {
+		return
+	}
+	if known := t.assistants[m.ID]; known == nil && m.Summary {
+		t.emit(sandbox.KindNote, sandbox.BodyNote{Text: "The conversation had grown too long for the model and was summarised."})
+	}
+	t.assistants[m.ID] = &m
+}
+
+// part reports what is new of a part.
+func (t *transcript) part(p part) {
+	m := t.assistants[p.MessageID]
+	if m == nil || bool(m.Summary) {
+		return
+	}
+	s := t.parts[p.ID]
+	if s == nil {
+		s = &shown{kind: p.Type}
+		t.parts[p.ID] = s
+	}
+	if s.done {
+		return
+	}
+	switch p.Type {
+	case "text":
+		t.text(p, s, sandbox.KindText)
+	case "reasoning":
+		t.text(p, s, sandbox.KindReasoning)
+	case "tool":
+		t.tool(p, s)
+	}
+}
+
+func (t *transcript) text(p part, s *shown, kind string) {
+	if p.Time.End == 0 {
+		if len(p.Text) > len(s.text) {
+			t.grow(p.ID, s, kind, p.Text)
+		}
+		return
+	}
+	s.done = true
+	if strings.TrimSpace(p.Text) == "" {
+		return // an attempt that failed is blanked
+	}
+	if kind == sandbox.KindText {
+		t.answer = append(t.answer, p.Text)
+		t.last = p.Text
+	}
+	t.emit(kind, sandbox.BodyText{Part: p.ID, Text: p.Text})
+}
+
+// grow reports a running part's text as a delta: the end of it if it continues
+// what was reported, else from the beginning.
+func (t *transcript) grow(id string, s *shown, kind, text string) {
+	if len(text) > maxOutput || text == s.text {
+		return
+	}
+	offset := 0
+	if strings.HasPrefix(text, s.text) {
+		offset = len(s.text)
+	}
+	s.text = text
+	t.delta(sandbox.Delta{Part: id, Kind: kind, Offset: offset, Text: text[offset:]})
+}
+
+// added reports text that OpenCode says was added to a part.
+func (t *transcript) added(id, text string) {
+	s := t.parts[id]
+	if s == nil || s.done {
+		return
+	}
+	switch s.kind {
+	case "text":
+		t.grow(id, s, sandbox.KindText, s.text+text)
+	case "reasoning":
+		t.grow(id, s, sandbox.KindReasoning, s.text+text)
+	}
+}
+
+// quietTools are shown by what they do: the list has an event of its own.
+var quietTools = map[string]bool{"todowrite": true, "todoread": true}
+
+func (t *transcript) tool(p part, s *shown) {
+	body := sandbox.BodyTool{Part: p.ID, Tool: p.Tool, State: p.State.Status,
+		Title: t.title(p), Input: p.State.Input}
+	ended := p.State.Status == "completed" || p.State.Status == "error"
+	if !ended && p.State.Status != "running" {
+		return
+	}
+	if !s.running {
+		s.running = true
+		t.answer = nil
+		t.busyTools++
+		if !ended && !quietTools[p.Tool] {
+			t.emit(sandbox.KindTool, body)
+		}
+	}
+	if !ended {
+		t.grow(p.ID, s, sandbox.KindTool, p.State.Metadata.Output)
+		return
+	}
+	s.done = true
+	t.busyTools--
+	if quietTools[p.Tool] {
+		return
+	}
+	body.Output, body.Cut = capOutput(p.State.Output)
+	body.Error, body.Diff = p.State.Error, p.State.Metadata.Diff
+	if len(body.Diff) > maxOutput {
+		body.Diff = ""
+	}
+	if p.State.Time.End > 0 {
+		body.Millis = int64(p.State.Time.End - p.State.Time.Start)
+	}
+	t.emit(sandbox.KindTool, body)
+}
+
+// capOutput keeps the beginning and, since the outcome usually stands there,
+// twice as much of the end.
+func capOutput(s string) (string, int) {
+	if len(s) <= maxOutput {
+		return s, 0
+	}
+	head, tail := maxOutput/3, 2*maxOutput/3
+	cut := len(s) - head - tail
+	return strings.ToValidUTF8(s[:head], "") + fmt.Sprintf("\n\n[… %d bytes left out …]\n\n", cut) +
+		strings.ToValidUTF8(s[len(s)-tail:], ""), cut
+}
+
+// title says in a few words what a tool call is about.
+func (t *transcript) title(p part) string {
+	input := func(name string) string { s, _ := p.State.Input[name].(string); return s }
+	path := input("filePath")
+	if rel, err := filepath.Rel(t.dir, path); err == nil && path != "" && !strings.HasPrefix(rel, "..") {
+		path = rel
+	}
+	return cmp.Or(p.State.Title, input("description"), path, input("command"), input("pattern"), input("url"), input("title"))
+}
+
+// reply is the agent's answer: its texts after its last tool, or failing that
+// its last text.
+func (t *transcript) reply() string {
+	return cmp.Or(strings.Join(t.answer, "\n\n"), t.last)
+}
+
+// finished tells whether the newest assistant's message has ended, and how.
+// none means that the agent has not begun to answer.
+func (t *transcript) finished() (done, none bool, failure *apiError) {
+	var newest *messageInfo
+	for _, m := range t.assistants {
+		if newest == nil || m.Time.Created > newest.Time.Created || m.Time.Created == newest.Time.Created && m.ID > newest.ID {
+			newest = m
+		}
+	}
+	if newest == nil {
+		return false, true, nil
+	}
+	return newest.Time.Completed > 0, false, newest.Error
+}
+
+// failureSentence says what went wrong so that a person can act on it.
+func failureSentence(e *apiError) string {
+	message := strings.TrimSpace(e.Data.Message)
+	switch {
+	case e.Name == "ProviderAuthError", e.Data.StatusCode == 401, e.Data.StatusCode == 403:
+		return fmt.Sprintf("The model provider refused the key (%d). An operator has to check it. It said: %s", cmp.Or(e.Data.StatusCode, 401), message)
+	case e.Data.StatusCode == 429:
+		return "The model provider has no capacity for us at the moment (429). Try again later. It said: " + message
+	case e.Data.StatusCode >= 500:
+		return fmt.Sprintf("The model provider did not work (%d), also after several tries. Try again later. It said: %s", e.Data.StatusCode, message)
+	case e.Name == "ContextOverflowError":
+		return "The conversation has grown too long for the model: start a new session."
+	case e.Name == "MessageOutputLengthError":
+		return "The model's answer was longer than it may be, and was cut."
+	case e.Name == "MessageAbortedError":
+		return "The agent was interrupted."
+	case message != "":
+		return "The model did not answer: " + message
+	}
+	return "The agent failed: " + e.Name
+}

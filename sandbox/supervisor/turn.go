@@ -1,0 +1,385 @@
+package supervisor
+
+import (
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"time"
+
+	"openinspect/sandbox"
+)
+
+// turn is one prompt from its arrival to its end. It settles exactly once (I3);
+// whatever comes later of what the agent said is not reported any more.
+type turn struct {
+	prompt sandbox.Prompt
+	bridge *sandbox.Bridge
+	began  time.Time
+	ended  chan struct{} // closed when settled
+
+	mu       sync.Mutex
+	settled  bool
+	since    string          // the commit that was checked out when the prompt began
+	started  bool            // since is valid
+	reply    string          // the agent's answer
+	reported map[string]bool // commits that people know
+}
+
+func newTurn(p sandbox.Prompt, b *sandbox.Bridge) *turn {
+	return &turn{prompt: p, bridge: b, began: time.Now(), ended: make(chan struct{})}
+}
+
+// settle ends the turn if it has not ended, and reports whether it did.
+func (t *turn) settle(body sandbox.BodySettled) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.settled {
+		return false
+	}
+	t.settled = true
+	t.bridge.Event(sandbox.KindSettled, t.prompt.ID, body)
+	close(t.ended)
+	return true
+}
+
+func (t *turn) fail(format string, args ...any) {
+	t.settle(sandbox.BodySettled{Outcome: sandbox.OutcomeFailed, Reason: fmt.Sprintf(format, args...)})
+}
+
+// emit reports an event of the prompt unless it is settled.
+func (t *turn) emit(kind string, body any) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if !t.settled {
+		t.bridge.Event(kind, t.prompt.ID, body)
+	}
+}
+
+func (t *turn) delta(d sandbox.Delta) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if !t.settled {
+		d.Prompt = t.prompt.ID
+		t.bridge.Delta(d)
+	}
+}
+
+// begin notes where the prompt's work starts.
+func (t *turn) begin(head string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.since, t.started = head, true
+}
+
+func (t *turn) hasBegun() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.started
+}
+
+func (t *turn) startedAt() string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.since
+}
+
+func (t *turn) isSettled() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.settled
+}
+
+func (t *turn) answer(text string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.reply = text
+}
+
+func (t *turn) lastAnswer() string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.reply
+}
+
+// firstReport notes a commit and reports whether it is new.
+func (t *turn) firstReport(sha string) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.reported[sha] {
+		return false
+	}
+	if t.reported == nil {
+		t.reported = make(map[string]bool)
+	}
+	t.reported[sha] = true
+	return true
+}
+
+// credit is under whose name the prompt's work is committed.
+func (t *turn) credit(trailers []string) credit {
+	return credit{
+		author:   person{t.prompt.AuthorName, t.prompt.AuthorEmail}.clean(),
+		trailers: trailers, subject: subjectOf(t.prompt.Text), prompt: t.prompt.ID,
+	}
+}
+
+// subjectOf makes a commit's subject of what was asked for.
+func subjectOf(text string) string {
+	line, _, _ := strings.Cut(strings.TrimSpace(text), "\n")
+	words := strings.Fields(line)
+	subject := ""
+	for _, w := range words {
+		if len(subject)+len(w) > 68 {
+			subject += " …"
+			break
+		}
+		subject = strings.TrimSpace(subject + " " + w)
+	}
+	if subject == "" || subject == " …" {
+		return "Work on a request"
+	}
+	return subject
+}
+
+// body is the prompt as OpenCode takes it. Ids of our own make sending it twice
+// harmless.
+func (t *turn) body(provider, model, messageID string) map[string]any {
+	parts := []map[string]any{{"type": "text", "text": t.prompt.Text, "id": "prt_" + messageID}}
+	for i, a := range t.prompt.Attachments {
+		parts = append(parts, map[string]any{
+			"type": "file", "mime": a.MIME, "filename": a.Name, "id": fmt.Sprintf("prt_%s_%d", messageID, i),
+			"url": "data:" + a.MIME + ";base64," + base64.StdEncoding.EncodeToString(a.Data),
+		})
+	}
+	return map[string]any{
+		"messageID": messageID, "parts": parts,
+		"model": map[string]string{"providerID": provider, "modelID": modelID(model)},
+	}
+}
+
+// conversation is what a running turn watches.
+type conversation struct {
+	turn    *turn
+	agent   *opencode
+	session string
+	asked   string
+	limits  limits
+	events  <-chan event
+	opened  <-chan struct{} // the event stream was opened again: look for what was missed
+	script  *transcript
+
+	progress time.Time // the model's or a tool's last sign of life
+	answered time.Time // OpenCode's last answer to us
+	failure  *apiError // the last error that OpenCode reported
+	idleAt   time.Time // since when OpenCode is idle without having answered
+}
+
+// limits are the turn's deadlines.
+type limits struct {
+	total   time.Duration // for the whole prompt
+	silence time.Duration // without a sign of life of the model while no tool runs
+}
+
+// Waits of a conversation.
+const (
+	pollEvery   = 2 * time.Second  // look whether it is done, whatever events say
+	unanswered  = 45 * time.Second // OpenCode does not answer HTTP: it hangs
+	idleUnbegun = 8 * time.Second  // idle, but no answer of the agent exists
+)
+
+var (
+	errAgentDied = errors.New("the agent's program ended unexpectedly")
+	errAgentHung = errors.New("the agent's program did not react any more")
+)
+
+// follow watches the conversation until the agent has answered. It returns nil
+// when it has; an error's text is the reason of the failure.
+func (c *conversation) follow(ctx context.Context) error {
+	c.progress, c.answered = time.Now(), time.Now()
+	poll := time.NewTicker(pollEvery)
+	defer poll.Stop()
+	for {
+		look := false
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-c.turn.ended:
+			return nil
+		case <-c.agent.exited:
+			return fmt.Errorf("%w (%w)", errAgentDied, c.agent.ending)
+		case e := <-c.events:
+			look = c.handle(e)
+		case <-c.opened:
+			look = true
+		case <-poll.C:
+			look = true
+		}
+		if look {
+			if done, err := c.look(ctx); done || err != nil {
+				return err
+			}
+		}
+		if err := c.overdue(); err != nil {
+			return err
+		}
+	}
+}
+
+// overdue returns the sentence for a deadline that has passed.
+func (c *conversation) overdue() error {
+	switch {
+	case time.Since(c.turn.began) > c.limits.total:
+		return fmt.Errorf("the prompt took longer than %s", c.limits.total.Round(time.Second))
+	case c.script.busyTools == 0 && time.Since(c.progress) > c.limits.silence:
+		return fmt.Errorf("the model did not answer for %s", c.limits.silence.Round(time.Second))
+	case time.Since(c.answered) > unanswered:
+		return errAgentHung
+	}
+	return nil
+}
+
+// handle takes in one event and reports whether the conversation may be over.
+func (c *conversation) handle(e event) (look bool) {
+	var p struct {
+		SessionID string        `json:"sessionID"`
+		Info      messageInfo   `json:"info"`
+		Part      part          `json:"part"`
+		PartID    string        `json:"partID"`
+		Delta     string        `json:"delta"`
+		Field     string        `json:"field"`
+		Status    sessionStatus `json:"status"`
+		Error     *apiError     `json:"error"`
+		Todos     []struct {
+			Content string `json:"content"`
+			Status  string `json:"status"`
+		} `json:"todos"`
+	}
+	if json.Unmarshal(e.Properties, &p) != nil {
+		return false
+	}
+	session := p.SessionID
+	if session == "" {
+		session = p.Info.SessionID + p.Part.SessionID
+	}
+	if session == "" {
+		return false
+	}
+	switch e.Type {
+	case "message.part.updated", "message.part.delta", "message.updated":
+		c.progress = time.Now() // a sub-agent's too
+	}
+	if session != c.session {
+		return false
+	}
+	switch e.Type {
+	case "message.updated":
+		c.script.message(p.Info)
+	case "message.part.updated":
+		c.script.part(p.Part)
+	case "message.part.delta":
+		if p.Field == "text" {
+			c.script.added(p.PartID, p.Delta)
+		}
+	case "todo.updated":
+		list := sandbox.BodyTodo{Items: []sandbox.TodoItem{}}
+		for _, item := range p.Todos {
+			list.Items = append(list.Items, sandbox.TodoItem{Text: item.Content, State: item.Status})
+		}
+		c.turn.emit(sandbox.KindTodo, list)
+	case "session.status":
+		c.status(p.Status)
+	case "session.error":
+		if p.Error != nil {
+			c.failure = p.Error
+		}
+	case "session.idle":
+		return true
+	}
+	return false
+}
+
+// status reports that OpenCode will try the model again.
+func (c *conversation) status(s sessionStatus) {
+	if s.Type != "retry" {
+		return
+	}
+	text := fmt.Sprintf("The model did not answer (%s). Try %d follows", strings.TrimSpace(s.Message), s.Attempt+1)
+	if wait := time.Until(time.UnixMilli(int64(s.Next))).Round(time.Second); wait > 0 {
+		text += fmt.Sprintf(" in %s", wait)
+	}
+	c.turn.emit(sandbox.KindRetry, sandbox.BodyNote{Text: text + "."})
+}
+
+// look reads the session from OpenCode and decides whether the agent is done:
+// OpenCode must not be busy with it, and the newest answer must have ended. A
+// bare session.idle does not say so: it also comes late from a run before.
+func (c *conversation) look(ctx context.Context) (done bool, err error) {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	statuses, err := c.agent.client.statuses(ctx)
+	if err != nil {
+		return false, nil // overdue counts how long that goes on
+	}
+	status, busy := statuses[c.session]
+	busy = busy && status.Type != "idle"
+	if err := c.catchUp(ctx); err != nil {
+		return false, nil
+	}
+	c.answered = time.Now()
+	if busy {
+		c.idleAt = time.Time{}
+		return false, nil
+	}
+	ended, none, failure := c.script.finished()
+	switch {
+	case ended && failure != nil:
+		return true, errors.New(failureSentence(failure))
+	case ended:
+		return true, nil
+	}
+	if c.idleAt.IsZero() {
+		c.idleAt = time.Now()
+	}
+	// Idle and not ended: just begun, or never going to be.
+	if time.Since(c.idleAt) < idleUnbegun && (c.failure == nil || none && time.Since(c.idleAt) < time.Second) {
+		return false, nil
+	}
+	if c.failure != nil {
+		return true, errors.New(failureSentence(c.failure))
+	}
+	return true, errors.New("the agent stopped without an answer")
+}
+
+// catchUp shows the transcript everything that the session holds since our
+// message, for what the event stream lost.
+func (c *conversation) catchUp(ctx context.Context) error {
+	for limit := 8; ; limit *= 8 {
+		all, err := c.agent.client.messages(ctx, c.session, limit)
+		if err != nil {
+			return err
+		}
+		ours := -1
+		for i, m := range all {
+			if m.Info.ID == c.asked {
+				ours = i
+			}
+		}
+		if ours < 0 && len(all) >= limit {
+			continue // our message is further back
+		}
+		for _, m := range all[ours+1:] {
+			if ours < 0 {
+				break // not stored yet
+			}
+			c.script.message(m.Info)
+			for _, p := range m.Parts {
+				c.script.part(p)
+			}
+		}
+		return nil
+	}
+}
