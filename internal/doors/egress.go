@@ -1,6 +1,7 @@
 package doors
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -197,7 +198,13 @@ func (e *Egress) connect(w http.ResponseWriter, r *http.Request, a Access) {
 	if _, err := io.WriteString(down, "HTTP/1.1 200 Connection established\r\n\r\n"); err != nil {
 		return
 	}
-	sent, received := e.tunnel(r.Context(), up, down, buffered)
+	early, err := buffered.Reader.Peek(buffered.Reader.Buffered())
+	if err != nil {
+		return
+	}
+	// What follows is read from the connection itself: the server's reader
+	// would take the end of one direction for the end of the request.
+	sent, received := e.tunnel(r.Context(), up, down, io.MultiReader(bytes.NewReader(early), down))
 	e.transferred(r.Context(), a, host, sent, received)
 }
 

@@ -49,19 +49,18 @@ func (g *Git) push(w http.ResponseWriter, r *http.Request, a Access) {
 func (g *Git) forward(w http.ResponseWriter, r *http.Request, a Access, p *pushRequest, body *patientBody) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), g.c.Total)
 	defer cancel()
-	rc := http.NewResponseController(w)
-	_ = rc.EnableFullDuplex() // progress may come before the whole pack is read
 	sent := &lentBody{Reader: io.MultiReader(bytes.NewReader(p.raw), body), returned: make(chan struct{})}
 	res, err := g.ask(r.WithContext(ctx), a, "/"+receivePack, true, sent)
-	if sentence := g.failed(res, err, a); sentence != "" {
-		sent.wait()
+	sentence := g.failed(res, err, a)
+	sent.wait() // the server of a sandbox cannot read and answer at once
+	if sentence != "" {
 		body.limit = g.c.MaxPush // what is still to come is only thrown away
 		p.answer(w, body, http.StatusBadGateway, sentence)
 		return
 	}
 	defer res.Body.Close()
 	copyHeaders(w.Header(), res.Header, []string{"Content-Type", "Cache-Control", "Expires", "Pragma"})
-	out := &patientWriter{w: w, rc: rc, idle: g.c.Idle}
+	out := &patientWriter{w: w, rc: http.NewResponseController(w), idle: g.c.Idle}
 	defer out.finish()
 	relay := reportRelay{out: out, push: p, record: func(c pushCommand) error { return g.recorded(ctx, a, c) }}
 	if err := relay.run(newIdleReader(res.Body, g.c.Total)); err != nil {
