@@ -45,17 +45,23 @@ create table sessions (
     head        text not null default '',  -- last head of the session's branch, as the git door recorded it
     model       text not null default '',
     state       text not null default 'open' check (state in ('open', 'archived')),
+    -- who has to choose the repository while there is none: the small model or a person
+    choice      text not null default '' check (choice in ('', 'model', 'people')),
+    choice_from text[] not null default '{}', -- the repositories to choose from, most likely first
+    choice_at   timestamptz,                  -- not before this time (a lease while a replica asks)
     team        text,
     channel     text,
     thread      text,
     created_by  uuid not null references people (id),
     last_seq    bigint not null default 0,
     cost_usd    double precision not null default 0,
+    idle_since  timestamptz,               -- when a prompt last ended
     created_at  timestamptz not null default now(),
     updated_at  timestamptz not null default now(),
     unique (team, channel, thread)
 );
-create index sessions_recent on sessions (updated_at desc);
+create index sessions_recent on sessions (created_at desc);
+create index sessions_choice on sessions (choice_at) where choice = 'model';
 
 create table prompts (
     id          text primary key,
@@ -86,6 +92,7 @@ create table prompts (
 );
 create unique index prompts_one_running on prompts (session_id) where state = 'running';
 create index prompts_open on prompts (session_id, position) where state in ('queued', 'running');
+create index prompts_author on prompts (author);
 create unique index prompts_message on prompts (session_id, message_ts) where message_ts is not null;
 
 -- I1: what came in, by its dedupe key, inserted with its effect.
@@ -102,12 +109,23 @@ create table events (
     seq        bigint not null,
     prompt_id  text,
     kind       text not null,
-    body       jsonb not null,
+    body       json not null,              -- not jsonb: it is stored and shown, never searched
     boot       text,
     n          bigint,
-    at         timestamptz not null default now(),
-    primary key (session_id, seq),
-    unique (session_id, boot, n)
+    at         timestamptz not null,
+    primary key (session_id, seq)
+);
+create unique index events_of_boot on events (session_id, boot, n) where boot is not null; -- I5
+create index events_of_prompt on events (prompt_id, seq) where prompt_id is not null;
+
+-- What came with prompts; apart, because lists of prompts do not need the data.
+create table attachments (
+    prompt_id text not null references prompts (id),
+    position  integer not null,
+    name      text not null,
+    mime      text not null,
+    data      bytea not null,
+    primary key (prompt_id, position)
 );
 
 -- Parts still being written: replaced by their finished event.
@@ -143,6 +161,7 @@ create table sandboxes (
     provider     text not null default '',
     box          text not null default '',
     ref          text not null default '',       -- what the next box starts from
+    generation   bigint not null default 0,      -- the epoch that the box was started with; also its tag
     token_hash   bytea,
     boot         text not null default '',
     phase        text not null default '',
@@ -153,10 +172,12 @@ create table sandboxes (
     busy         boolean not null default false,
     memory       bigint not null default 0,
     disk         bigint not null default 0,
-    idle_since   timestamptz,
+    state_at     timestamptz not null default now(), -- of the last change of state
+    looked_at    timestamptz,                    -- when a silent box was last looked for
     failures     integer not null default 0,
     retry_at     timestamptz
 );
+create index sandboxes_live on sandboxes (state) where state in ('starting', 'booting', 'ready', 'parking', 'lost', 'failed');
 create unique index sandboxes_token on sandboxes (token_hash) where token_hash is not null;
 
 -- I6: effects, recorded before they are done. What goes to Slack is rendered
@@ -172,6 +193,7 @@ create table outbox (
     body        jsonb not null default '{}',
     state       text not null default 'pending' check (state in ('pending', 'done', 'dead')),
     cursor      bigint not null default -1,
+    wanted      bigint not null default 0,      -- the log position that has to be shown
     remote      jsonb not null default '{}',    -- where it landed, e.g. {"channel": …, "ts": …}
     unknown     boolean not null default false, -- the last try may have had its effect
     attempts    integer not null default 0,
@@ -180,8 +202,31 @@ create table outbox (
     created_at  timestamptz not null default now(),
     done_at     timestamptz
 );
-create index outbox_pending on outbox (surface, next_at) where state = 'pending';
-create index outbox_session on outbox (session_id);
+create index outbox_due on outbox (surface, priority, next_at) where state = 'pending' and wanted > cursor;
+create index outbox_cards on outbox (session_id, prompt_id) where kind = 'card' and state = 'pending';
+
+-- Calls of the agent's tools: a call that is repeated is not done again.
+create table calls (
+    session_id text not null references sessions (id),
+    boot       text not null,
+    id         text not null,
+    prompt_id  text not null,
+    tool       text not null,
+    args       json not null,
+    outbox_key text not null default '',   -- the effect it waits for
+    result     text,
+    error      boolean not null default false,
+    created_at timestamptz not null default now(),
+    primary key (session_id, boot, id)
+);
+
+-- Who looks at a session's page.
+create table watchers (
+    session_id text not null references sessions (id),
+    person     uuid not null references people (id),
+    until      timestamptz not null,
+    primary key (session_id, person)
+);
 
 create table leases (
     name   text primary key,
@@ -214,3 +259,4 @@ create table usage (
 );
 create index usage_day on usage (at);
 create index usage_session on usage (session_id);
+create index usage_person on usage (person, at);

@@ -1,6 +1,9 @@
 package sessions
 
-import "context"
+import (
+	"context"
+	"sync"
+)
 
 // Update is what a watcher of a session gets: entries of the log in sequence,
 // or a delta of a running part. The log's entries are dense: a reader that sees
@@ -11,6 +14,7 @@ type Update struct {
 }
 
 // PartDelta is text added to a running part; Offset in bytes of the part so far.
+// An Offset before the part's end replaces what was there.
 type PartDelta struct {
 	Prompt string `json:"prompt"`
 	Part   string `json:"part"`
@@ -19,25 +23,205 @@ type PartDelta struct {
 	Text   string `json:"text"`
 }
 
+// subscriptionBuffer is how many updates a reader may be behind before it lags.
+const subscriptionBuffer = 256
+
 // Subscription delivers updates of one session. If the reader is slower than
 // the session, updates are dropped and Lagged is signalled: it reads the tables
 // again from its own cursor.
-type Subscription struct{}
+type Subscription struct {
+	hub     *hub
+	session string
+	updates chan Update
+	lagged  chan struct{}
+	closed  bool // guarded by hub.mu
+}
 
 // Updates is closed when the subscription ends.
-func (s *Subscription) Updates() <-chan Update { panic("not built") }
+func (s *Subscription) Updates() <-chan Update { return s.updates }
 
 // Lagged receives when updates were dropped.
-func (s *Subscription) Lagged() <-chan struct{} { panic("not built") }
+func (s *Subscription) Lagged() <-chan struct{} { return s.lagged }
 
 // Close ends the subscription; it may be called twice.
-func (s *Subscription) Close() { panic("not built") }
+func (s *Subscription) Close() { s.hub.unsubscribe(s) }
 
 // Subscribe watches a session from now on. Read the tables after subscribing,
 // then apply updates with greater sequence numbers: nothing is missed.
-func (e *Engine) Subscribe(session string) *Subscription { panic("not built") }
+func (e *Engine) Subscribe(session string) *Subscription { return e.hub.subscribe(session) }
 
 // Woken returns a channel that receives (coalesced) whenever something may have
 // to be delivered on a surface. It is a hint; a reader also polls. The channel
 // is released when ctx ends.
-func (e *Engine) Woken(ctx context.Context, surface string) <-chan struct{} { panic("not built") }
+func (e *Engine) Woken(ctx context.Context, surface string) <-chan struct{} {
+	return e.hub.listen(ctx, surfaceTopic(surface))
+}
+
+// Topics of wake-ups that are not a session's log.
+const topicStart = "start" // a session may need a sandbox, or its deadlines changed
+
+func surfaceTopic(surface string) string { return "surface:" + surface }
+func actorTopic(session string) string   { return "actor:" + session }
+
+// hub hands what was committed to the readers in this process.
+type hub struct {
+	mu       sync.Mutex
+	sessions map[string]*topic
+	wakes    map[string]map[chan struct{}]bool
+}
+
+// topic is a session with readers or an actor in this process.
+type topic struct {
+	subs   map[*Subscription]bool
+	seq    int64             // last entry handed on; 0 before the first
+	behind bool              // entries are missing: the table has to be read
+	acted  bool              // its bridge is held by this process: deltas come at once
+	parts  map[string]string // text of running parts as handed on
+	live   func() []RunningPart
+}
+
+func newHub() *hub {
+	return &hub{sessions: map[string]*topic{}, wakes: map[string]map[chan struct{}]bool{}}
+}
+
+func (h *hub) subscribe(session string) *Subscription {
+	s := &Subscription{hub: h, session: session,
+		updates: make(chan Update, subscriptionBuffer), lagged: make(chan struct{}, 1)}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.topic(session).subs[s] = true
+	return s
+}
+
+func (h *hub) unsubscribe(s *Subscription) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if s.closed {
+		return
+	}
+	s.closed = true
+	close(s.updates)
+	delete(h.sessions[s.session].subs, s)
+	h.release(s.session)
+}
+
+// topic returns the session's, making it. h.mu is held.
+func (h *hub) topic(session string) *topic {
+	t := h.sessions[session]
+	if t == nil {
+		t = &topic{subs: map[*Subscription]bool{}}
+		h.sessions[session] = t
+	}
+	return t
+}
+
+// release forgets a topic that nobody needs. h.mu is held.
+func (h *hub) release(session string) {
+	if t := h.sessions[session]; t != nil && len(t.subs) == 0 && !t.acted {
+		delete(h.sessions, session)
+	}
+}
+
+// acting says that this process holds the session's bridge; live returns its
+// running parts. nil ends it.
+func (h *hub) acting(session string, live func() []RunningPart) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	t := h.topic(session)
+	t.acted, t.live, t.parts = live != nil, live, nil
+	h.release(session)
+}
+
+// livePartsOf returns the function that reads the running parts from the actor
+// in this process, or nil.
+func (h *hub) livePartsOf(session string) func() []RunningPart {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if t := h.sessions[session]; t != nil {
+		return t.live
+	}
+	return nil
+}
+
+// events hands on what was committed. Two transactions of this process may
+// arrive here in the wrong order: entries that leave a gap are not handed on but
+// read from the table (gap is true), so that readers see a dense log.
+func (h *hub) events(session string, events []Event) (gap bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	t := h.sessions[session]
+	if t == nil || len(events) == 0 {
+		return false
+	}
+	for len(events) > 0 && t.seq > 0 && events[0].Seq <= t.seq {
+		events = events[1:]
+	}
+	if len(events) == 0 {
+		return false
+	}
+	if t.seq > 0 && events[0].Seq > t.seq+1 {
+		t.behind = true
+		return true
+	}
+	t.seq = events[len(events)-1].Seq
+	t.send(Update{Events: events})
+	return false
+}
+
+// delta hands on a piece of a running part.
+func (h *hub) delta(session string, d PartDelta) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if t := h.sessions[session]; t != nil {
+		t.send(Update{Delta: &d})
+	}
+}
+
+// send gives every reader the update, and those that are full the sign that
+// they missed it. h.mu is held.
+func (t *topic) send(u Update) {
+	for s := range t.subs {
+		select {
+		case s.updates <- u:
+		default:
+			poke(s.lagged)
+		}
+	}
+}
+
+// listen returns a channel that receives whenever the topic is woken.
+func (h *hub) listen(ctx context.Context, topic string) <-chan struct{} {
+	ch := make(chan struct{}, 1)
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.wakes[topic] == nil {
+		h.wakes[topic] = map[chan struct{}]bool{}
+	}
+	h.wakes[topic][ch] = true
+	context.AfterFunc(ctx, func() {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		delete(h.wakes[topic], ch)
+		if len(h.wakes[topic]) == 0 {
+			delete(h.wakes, topic)
+		}
+	})
+	return ch
+}
+
+// wake pokes everybody who listens to the topic.
+func (h *hub) wake(topic string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for ch := range h.wakes[topic] {
+		poke(ch)
+	}
+}
+
+// poke signals a channel of capacity one; signals coalesce.
+func poke(ch chan struct{}) {
+	select {
+	case ch <- struct{}{}:
+	default:
+	}
+}

@@ -3,6 +3,7 @@ package sessions
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"time"
 )
 
@@ -12,13 +13,28 @@ const (
 	DeliverAnswer    = "answer"    // a settled prompt's answer: one new message per prompt
 	DeliverNotice    = "notice"    // body: Notice
 	DeliverEphemeral = "ephemeral" // body: Notice with User; at most once
-	DeliverMenu      = "menu"      // a person has to choose the repository
+	DeliverMenu      = "menu"      // a person has to choose the repository; body: BodyWaiting
 	DeliverCard      = "card"      // a prompt's card: posted once, edited while the log goes on
 )
 
+// Surfaces of the outbox.
+const (
+	surfaceSlack = "slack"
+	surfaceForge = "forge"
+)
+
+// Priorities of outbox rows; smaller is more urgent.
+const (
+	priorityAnswer   = 10
+	priorityNotice   = 20
+	priorityMenu     = 25
+	priorityCard     = 30
+	priorityProgress = 40 // a card that was posted and is edited
+)
+
 // Delivery is one outbox row that is due. A card is due again whenever its
-// session's log has grown past Cursor, until it was delivered after its prompt
-// settled (then it is done).
+// session's log has grown past Cursor with something that the card shows, until
+// it was delivered after its prompt settled (then it is done).
 type Delivery struct {
 	ID       int64           `db:"id"`
 	Kind     string          `db:"kind"`
@@ -33,35 +49,124 @@ type Delivery struct {
 	Attempts int             `db:"attempts"`
 }
 
+// outboxRow is a row to insert.
+type outboxRow struct {
+	surface, kind, key, session, prompt string
+	priority                            int
+	body                                any // nil: {}
+}
+
+// enqueue records an effect (I6). A key that exists already changes nothing.
+func (t *tx) enqueue(ctx context.Context, r outboxRow) error {
+	body := json.RawMessage(`{}`)
+	if r.body != nil {
+		data, err := json.Marshal(r.body)
+		if err != nil {
+			return fmt.Errorf("encoding the outbox row %s: %w", r.key, err)
+		}
+		if body, err = t.e.scrub.json(data); err != nil {
+			return fmt.Errorf("encoding the outbox row %s: %w", r.key, err)
+		}
+	}
+	_, err := t.ExecContext(ctx, `
+		insert into outbox (surface, kind, key, session_id, prompt_id, priority, body)
+		values ($1, $2, $3, nullif($4, ''), nullif($5, ''), $6, $7) on conflict (key) do nothing`,
+		r.surface, r.kind, r.key, r.session, r.prompt, r.priority, string(body))
+	if err != nil {
+		return fmt.Errorf("recording the outbox row %s: %w", r.key, err)
+	}
+	t.wakeSurface(r.surface)
+	return nil
+}
+
 // Due reads the deliveries of a surface that may be tried now, most urgent
 // first: answers before new cards before progress. Call it only while holding
 // the surface's delivery lease (HoldLease).
 func (e *Engine) Due(ctx context.Context, surface string, limit int) ([]Delivery, error) {
-	panic("not built")
+	var due []Delivery
+	err := e.db.SelectContext(ctx, &due, `
+		select id, kind, key, coalesce(session_id, '') as session_id, coalesce(prompt_id, '') as prompt_id,
+			priority, body, cursor, remote, unknown, attempts
+		from outbox
+		where surface = $1 and state = 'pending' and wanted > cursor and next_at <= now()
+		order by priority, next_at, id limit $2`, surface, limit)
+	if err != nil {
+		return nil, fmt.Errorf("reading what is due on %s: %w", surface, err)
+	}
+	return due, nil
 }
 
 // Trying records that a delivery is about to be tried, before it is: if the
 // process dies now, the next one sees Unknown and looks for the effect first.
-func (e *Engine) Trying(ctx context.Context, id int64) error { panic("not built") }
+func (e *Engine) Trying(ctx context.Context, id int64) error {
+	return e.changeDelivery(ctx, id, `unknown = true, attempts = attempts + 1`)
+}
 
 // Delivered records success: where it landed and the log position it showed.
-// done ends the row; a card that will be edited again is not done.
+// done ends the row; a card that will be edited again is not done. The card of a
+// prompt that settled after that log position stays due whatever done says.
 func (e *Engine) Delivered(ctx context.Context, id int64, remote any, cursor int64, done bool) error {
-	panic("not built")
+	data, err := json.Marshal(remote)
+	if err != nil {
+		return fmt.Errorf("encoding where delivery %d landed: %w", id, err)
+	}
+	return e.changeDelivery(ctx, id, `
+		remote = $2::jsonb, cursor = greatest(cursor, $3), unknown = false, attempts = 0, error = '',
+		priority = case kind when 'card' then $5 else priority end, next_at = now(),
+		state = case when $4 and not (kind = 'card' and wanted > $3) then 'done' else 'pending' end, done_at = now()`,
+		string(data), cursor, done, priorityProgress)
 }
 
 // Postponed records a failure that is tried again after a time. unknown says
 // that the effect may have happened.
 func (e *Engine) Postponed(ctx context.Context, id int64, after time.Duration, unknown bool, cause error) error {
-	panic("not built")
+	return e.changeDelivery(ctx, id, `unknown = $2, error = $3, next_at = now() + make_interval(secs => $4)`,
+		unknown, e.scrub.text(errorText(cause)), seconds(after))
 }
 
 // Abandoned records that a delivery can never succeed (channel gone); the cause is logged.
-func (e *Engine) Abandoned(ctx context.Context, id int64, cause error) error { panic("not built") }
+func (e *Engine) Abandoned(ctx context.Context, id int64, cause error) error {
+	text := e.scrub.text(errorText(cause))
+	e.log.Warn("a delivery can never succeed", "delivery", id, "cause", text)
+	return e.changeDelivery(ctx, id, `state = 'dead', error = $2, done_at = now()`, text)
+}
 
-// HoldLease runs f while this replica holds the named lease, again and again
-// until ctx ends: f's context ends when the lease is lost. It returns when f
-// has returned.
-func (e *Engine) HoldLease(ctx context.Context, name string, f func(ctx context.Context) error) error {
-	panic("not built")
+// changeDelivery changes a pending row; one that is done stays as it is.
+func (e *Engine) changeDelivery(ctx context.Context, id int64, set string, args ...any) error {
+	_, err := e.db.ExecContext(ctx, `update outbox set `+set+` where id = $1 and state = 'pending'`,
+		append([]any{id}, args...)...)
+	if err != nil {
+		return fmt.Errorf("changing delivery %d: %w", id, err)
+	}
+	return nil
+}
+
+func errorText(err error) string {
+	if err == nil {
+		return ""
+	}
+	return err.Error()
+}
+
+// Notice is a sentence for a Slack thread that is not part of a session's log.
+type Notice struct {
+	Key     string // delivered once per key
+	Session string // may be empty
+	Thread  Thread
+	User    string // Slack user: only this person sees it (ephemeral, at most once); empty: everybody
+	Text    string // mrkdwn-free plain sentences; bot escapes it
+}
+
+// Tell records a notice for delivery.
+func (e *Engine) Tell(ctx context.Context, n Notice) error {
+	return e.transact(ctx, func(t *tx) error { return t.tell(ctx, n) })
+}
+
+func (t *tx) tell(ctx context.Context, n Notice) error {
+	kind := DeliverNotice
+	if n.User != "" {
+		kind = DeliverEphemeral
+	}
+	return t.enqueue(ctx, outboxRow{surface: surfaceSlack, kind: kind, key: "notice:" + n.Key,
+		session: n.Session, priority: priorityNotice, body: n})
 }

@@ -26,6 +26,15 @@ type Forge interface {
 	Refresh(ctx context.Context, refreshToken string) (GitHubTokens, error)
 }
 
+// AppForge is a Forge that can also open pull requests as the App itself. It is
+// needed only where the operator allows that (Config.BotPullRequests).
+type AppForge interface {
+	Forge
+	// OpenPullRequestAsApp is OpenPullRequest with the App's own token; the body
+	// names the person who asked.
+	OpenPullRequestAsApp(ctx context.Context, pr NewPullRequest) (PullRequest, error)
+}
+
 // NewPullRequest is what to open.
 type NewPullRequest struct {
 	Repository string `json:"repository"`

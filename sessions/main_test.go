@@ -1,0 +1,9 @@
+package sessions_test
+
+import (
+	"testing"
+
+	"openinspect/internal/devpg/pgtest"
+)
+
+func TestMain(m *testing.M) { pgtest.Main(m) }

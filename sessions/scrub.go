@@ -1,0 +1,184 @@
+package sessions
+
+import (
+	"bytes"
+	"encoding/base64"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"net/url"
+	"regexp"
+	"slices"
+	"strings"
+)
+
+// redacted stands where a secret was.
+const redacted = "[redacted]"
+
+// shortestSecret keeps words of ordinary text from being taken for a secret.
+const shortestSecret = 8
+
+// tokenShape is what GitHub's tokens look like (docs.github.com, "GitHub's token
+// formats"): known or not, they are nothing for anybody's eyes.
+var tokenShape = regexp.MustCompile(`\b(?:gh[opsur]_[A-Za-z0-9_]{20,255}|github_pat_[A-Za-z0-9_]{20,255})`)
+
+// scrubber removes secrets from text (I10). It is safe for concurrent use.
+type scrubber struct {
+	forms []string // each secret as such and as it looks encoded; longest first
+}
+
+func newScrubber(secrets []string) *scrubber { return (&scrubber{}).with(secrets...) }
+
+// with returns a scrubber that knows further secrets.
+func (s *scrubber) with(secrets ...string) *scrubber {
+	forms := slices.Clone(s.forms)
+	for _, secret := range secrets {
+		forms = append(forms, formsOf(secret)...)
+	}
+	slices.SortFunc(forms, func(a, b string) int {
+		if len(a) != len(b) {
+			return len(b) - len(a)
+		}
+		return strings.Compare(a, b)
+	})
+	return &scrubber{forms: slices.Compact(forms)}
+}
+
+// formsOf returns how a secret may look: itself, each long line of it, and both
+// in hex, in URLs, in JSON and in base64 at each of the three alignments.
+func formsOf(secret string) []string {
+	parts := []string{secret}
+	if strings.Contains(strings.TrimSpace(secret), "\n") { // a PEM key: its lines are secrets too
+		for line := range strings.Lines(secret) {
+			if line = strings.TrimSpace(line); len(line) >= 3*shortestSecret && !strings.HasPrefix(line, "-----") {
+				parts = append(parts, line)
+			}
+		}
+	}
+	var forms []string
+	for _, p := range parts {
+		if len(p) < shortestSecret {
+			continue
+		}
+		quoted, _ := json.Marshal(p) // a string always encodes
+		forms = append(forms, p, url.QueryEscape(p), url.PathEscape(p), hex.EncodeToString([]byte(p)),
+			strings.Trim(string(quoted), `"`))
+		for shift := range 3 {
+			forms = append(forms, base64Forms(p, shift)...)
+		}
+	}
+	return slices.DeleteFunc(forms, func(f string) bool { return len(f) < shortestSecret })
+}
+
+// base64Forms returns the characters of the secret's base64 that do not depend
+// on what stands before and after it, when shift bytes stand before it.
+func base64Forms(secret string, shift int) []string {
+	padded := append(make([]byte, shift), secret...)
+	from := (shift*8 + 5) / 6
+	to := len(padded) * 8 / 6
+	if to-from < shortestSecret {
+		return nil
+	}
+	return []string{
+		base64.RawStdEncoding.EncodeToString(padded)[from:to],
+		base64.RawURLEncoding.EncodeToString(padded)[from:to],
+	}
+}
+
+// text returns t without secrets.
+func (s *scrubber) text(t string) string {
+	for _, f := range s.forms {
+		if strings.Contains(t, f) {
+			t = strings.ReplaceAll(t, f, redacted)
+		}
+	}
+	if strings.Contains(t, "gh") || strings.Contains(t, "github_pat_") {
+		t = tokenShape.ReplaceAllString(t, redacted)
+	}
+	return t
+}
+
+// holdBack returns how many bytes at the end of t may be the beginning of a
+// secret: they must not be shown before it is known what follows.
+func (s *scrubber) holdBack(t string) int {
+	if t == "" {
+		return 0
+	}
+	hold, last := 0, t[len(t)-1]
+	for _, f := range s.forms {
+		for n := min(len(f)-1, len(t)); n > hold; n-- {
+			if f[n-1] == last && strings.HasSuffix(t, f[:n]) {
+				hold = n
+				break
+			}
+		}
+	}
+	return max(hold, holdShape(t))
+}
+
+// holdShape is holdBack for the shape of GitHub's tokens: the run of characters
+// of a token at the end of t, if it begins like one.
+func holdShape(t string) int {
+	const longest = 11 + 255
+	start := len(t)
+	for start > 0 && len(t)-start <= longest && isTokenByte(t[start-1]) {
+		start--
+	}
+	run := t[start:]
+	if len(run) > longest {
+		return 0
+	}
+	for _, prefix := range []string{"gho_", "ghp_", "ghs_", "ghu_", "ghr_", "github_pat_"} {
+		if strings.HasPrefix(run, prefix) || run != "" && strings.HasPrefix(prefix, run) {
+			return len(run)
+		}
+	}
+	return 0
+}
+
+func isTokenByte(c byte) bool {
+	return c == '_' || '0' <= c && c <= '9' || 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z'
+}
+
+// json returns the document without secrets in its strings and names, in valid
+// UTF-8 and without NUL characters, which Postgres does not store.
+func (s *scrubber) json(data []byte) (json.RawMessage, error) {
+	dec := json.NewDecoder(bytes.NewReader(data))
+	dec.UseNumber()
+	var v any
+	if err := dec.Decode(&v); err != nil {
+		return nil, fmt.Errorf("reading a body: %w", err)
+	}
+	var out bytes.Buffer
+	enc := json.NewEncoder(&out)
+	enc.SetEscapeHTML(false)
+	if err := enc.Encode(s.value(v)); err != nil {
+		return nil, fmt.Errorf("encoding a body: %w", err)
+	}
+	return bytes.TrimRight(out.Bytes(), "\n"), nil
+}
+
+func (s *scrubber) value(v any) any {
+	switch v := v.(type) {
+	case string:
+		return s.text(storable(v))
+	case []any:
+		for i := range v {
+			v[i] = s.value(v[i])
+		}
+	case map[string]any:
+		for name, field := range v {
+			clean := s.text(storable(name))
+			if clean != name {
+				delete(v, name)
+			}
+			v[clean] = s.value(field)
+		}
+	}
+	return v
+}
+
+// storable makes text that Postgres stores.
+func storable(t string) string {
+	return strings.ReplaceAll(strings.ToValidUTF8(t, "\uFFFD"), "\x00", "\uFFFD")
+}

@@ -1,0 +1,150 @@
+package sessionstest
+
+import (
+	"context"
+	"sync"
+
+	"github.com/google/uuid"
+
+	"openinspect/sandbox"
+)
+
+// supervisor is one start of a box's program.
+type supervisor struct {
+	box    *Box
+	boot   string
+	bridge *sandbox.Bridge
+	ctx    context.Context
+	end    context.CancelFunc
+	work   sync.WaitGroup
+
+	mu      sync.Mutex
+	booted  bool
+	queue   chan sandbox.Prompt
+	prompts []sandbox.Prompt
+	running map[string]context.CancelFunc
+}
+
+func newSupervisor(b *Box) (*supervisor, error) {
+	s := &supervisor{box: b, boot: uuid.NewString(), queue: make(chan sandbox.Prompt, 100), running: map[string]context.CancelFunc{}}
+	bridge, err := sandbox.NewBridge(sandbox.BridgeConfig{
+		Control: b.spec.Env[sandbox.EnvControl], Token: b.spec.Env[sandbox.EnvToken], Boot: s.boot,
+		SpoolDir: b.dir, Heartbeat: s.heartbeat,
+	})
+	if err != nil {
+		return nil, err
+	}
+	s.bridge = bridge
+	s.ctx, s.end = context.WithCancel(context.Background())
+	s.work.Go(func() { _ = bridge.Run(s.ctx, s) }) // ends with the box
+	s.work.Go(s.prompting)
+	return s, nil
+}
+
+// kill ends the program at once.
+func (s *supervisor) kill() {
+	s.end()
+	s.work.Wait()
+	_ = s.bridge.Close()
+}
+
+func (s *supervisor) heartbeat() sandbox.Heartbeat {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return sandbox.Heartbeat{Busy: len(s.running) > 0, Memory: 500 << 20, Disk: 80 << 20}
+}
+
+func (s *supervisor) received() []sandbox.Prompt {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return append([]sandbox.Prompt(nil), s.prompts...)
+}
+
+// Welcome implements sandbox.Orders: the first one begins the boot.
+func (s *supervisor) Welcome(sandbox.Welcome) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.booted {
+		return
+	}
+	s.booted = true
+	boot := s.box.provider.Boot
+	if boot == nil {
+		boot = Ready
+	}
+	s.work.Go(func() { boot(s.ctx, s.box) })
+}
+
+// Ready reports a boot in which all went well.
+func Ready(_ context.Context, b *Box) {
+	for _, phase := range []string{sandbox.PhaseSync, sandbox.PhaseAgent, sandbox.PhaseReady} {
+		b.Bridge().Event(sandbox.KindPhase, "", sandbox.BodyPhase{Phase: phase, State: "done", Millis: 3})
+	}
+}
+
+// Prompt implements sandbox.Orders.
+func (s *supervisor) Prompt(p sandbox.Prompt) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.prompts = append(s.prompts, p)
+	s.queue <- p
+}
+
+// Stop implements sandbox.Orders.
+func (s *supervisor) Stop(stop sandbox.Stop) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if cancel := s.running[stop.Prompt]; cancel != nil {
+		cancel()
+	}
+}
+
+// Park implements sandbox.Orders: the program ends once everything is stored.
+func (s *supervisor) Park(sandbox.Park) {
+	go func() {
+		_ = s.bridge.Flush(s.ctx)
+		s.end()
+	}()
+}
+
+// prompting runs the prompts one after the other.
+func (s *supervisor) prompting() {
+	for {
+		select {
+		case <-s.ctx.Done():
+			return
+		case p := <-s.queue:
+			s.run(p)
+		}
+	}
+}
+
+func (s *supervisor) run(p sandbox.Prompt) {
+	ctx, cancel := context.WithCancel(s.ctx)
+	defer cancel()
+	s.mu.Lock()
+	s.running[p.ID] = cancel
+	s.mu.Unlock()
+	agent := s.box.provider.Agent
+	if agent == nil {
+		agent = Answer
+	}
+	agent(ctx, s.box, p)
+	s.mu.Lock()
+	delete(s.running, p.ID)
+	s.mu.Unlock()
+	if ctx.Err() != nil && s.ctx.Err() == nil {
+		s.box.Settle(p, sandbox.OutcomeStopped, "Stopped.", "")
+	}
+}
+
+// Answer is an agent that says "done: " and the prompt's text.
+func Answer(_ context.Context, b *Box, p sandbox.Prompt) {
+	b.Bridge().Event(sandbox.KindText, p.ID, sandbox.BodyText{Part: "part-" + p.ID, Text: "done: " + p.Text})
+	b.Settle(p, sandbox.OutcomeCompleted, "", "done: "+p.Text)
+}
+
+// Settle reports a prompt's end.
+func (b *Box) Settle(p sandbox.Prompt, outcome, reason, answer string) {
+	b.Bridge().Event(sandbox.KindSettled, p.ID, sandbox.BodySettled{Outcome: outcome, Reason: reason, Answer: answer})
+}
