@@ -2,6 +2,7 @@ package local
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"path/filepath"
 	"testing"
@@ -17,6 +18,13 @@ import (
 const controlSecret = "secret-of-the-control-plane"
 
 func TestMain(m *testing.M) {
+	if name := os.Getenv(envScript); name != "" {
+		if err := runScript(name); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
 	os.Setenv("LOCAL_TEST_SECRET", controlSecret)
 	goleak.VerifyTestMain(m)
 }
