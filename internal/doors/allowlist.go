@@ -13,39 +13,37 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 )
 
-// AllowList says which hosts a sandbox may reach.
-type AllowList struct{ entries []allowEntry }
+// AllowList says which hosts a sandbox may reach. Its entries have the form
+// "host", "host:port", ".domain" or ".domain:port". A leading dot means every
+// subdomain of the domain; without a port, 80 and 443 are meant. Blank entries
+// are ignored.
+type AllowList []string
+
+// Check returns an error that names the first entry that has none of the forms.
+func (l AllowList) Check() error {
+	for _, text := range l {
+		if _, err := parseAllowed(text); err != nil {
+			return err
+		}
+	}
+	return nil
+}
 
 type allowEntry struct {
-	host   string // lower case, without a final dot
+	host   string // lower case, without a final dot; "" allows nothing
 	suffix bool   // subdomains of host, not host itself
 	port   uint16 // 0: 80 and 443
 }
 
-// ParseAllowList reads entries of the form "host", "host:port", ".domain" or
-// ".domain:port". A leading dot means every subdomain of the domain; without a
-// port, 80 and 443 are meant. Blank entries are ignored. The error names the
-// first entry that is none of these.
-func ParseAllowList(entries []string) (AllowList, error) {
-	var l AllowList
-	for _, text := range entries {
-		text = strings.TrimSpace(text)
-		if text == "" {
-			continue
-		}
-		e, err := parseAllowed(text)
-		if err != nil {
-			return AllowList{}, err
-		}
-		l.entries = append(l.entries, e)
-	}
-	return l, nil
-}
-
 func parseAllowed(text string) (allowEntry, error) {
+	text = strings.TrimSpace(text)
+	if text == "" {
+		return allowEntry{}, nil
+	}
 	wrong := fmt.Errorf("allow list: %q is neither host, host:port, .domain nor .domain:port", text)
 	var e allowEntry
 	host := text
@@ -93,27 +91,26 @@ func isHostName(host string) bool {
 	return strings.Trim(last, "0123456789") != "" && !strings.HasPrefix(last, "0x")
 }
 
-// Allows reports whether a sandbox may reach this port of the host.
-func (l AllowList) Allows(host string, port uint16) bool {
-	host = canonicalHost(host)
-	return slices.ContainsFunc(l.entries, func(e allowEntry) bool {
-		if e.port != port && (e.port != 0 || (port != 80 && port != 443)) {
-			return false
-		}
-		if e.suffix {
-			return strings.HasSuffix(host, "."+e.host)
-		}
-		return host == e.host
-	})
+// allows reports whether the entry lets a sandbox reach this port of the host.
+func (e allowEntry) allows(host string, port uint16) bool {
+	if e.port != port && (e.port != 0 || (port != 80 && port != 443)) {
+		return false
+	}
+	if e.suffix {
+		return strings.HasSuffix(host, "."+e.host)
+	}
+	return e.host != "" && host == e.host
 }
 
-// toolTime bounds how long one tool may take to print its configuration.
+// toolTime bounds how long the tools may take to print their configuration.
 const toolTime = 5 * time.Second
 
 // DefaultAllowList returns the hosts from which this machine's own tools fetch
 // packages: the go command, npm, pip, cargo and apt, each asked or read in its
 // own configuration. A tool that is missing or not set up adds nothing.
 func DefaultAllowList(ctx context.Context) []string {
+	asked := outputs(ctx, [][]string{{"go", "env", "GOPROXY"}, {"npm", "config", "get", "registry"}, {"pip", "config", "list"}, {"go", "env", "GOSUMDB"}})
+	asked[3] = checksumHost(asked[3])
 	var found []string
 	add := func(text string) {
 		for word := range strings.FieldsFuncSeq(text, func(r rune) bool { return strings.ContainsRune(" \t\r\n,|\"'", r) }) {
@@ -122,10 +119,9 @@ func DefaultAllowList(ctx context.Context) []string {
 			}
 		}
 	}
-	add(output(ctx, "go", "env", "GOPROXY"))
-	add(checksumHost(output(ctx, "go", "env", "GOSUMDB")))
-	add(output(ctx, "npm", "config", "get", "registry"))
-	add(output(ctx, "pip", "config", "list"))
+	for _, text := range asked {
+		add(text)
+	}
 	home, err := os.UserHomeDir()
 	if err == nil {
 		add(configured(filepath.Join(home, ".cargo", "config.toml"), "registry", "index"))
@@ -143,17 +139,24 @@ func DefaultAllowList(ctx context.Context) []string {
 	return slices.Compact(found)
 }
 
-// output returns what a tool prints, or "" when it cannot be asked.
-func output(ctx context.Context, name string, args ...string) string {
+// outputs runs the commands at the same time and returns what each prints, or
+// "" for one that cannot be run.
+func outputs(ctx context.Context, commands [][]string) []string {
 	ctx, cancel := context.WithTimeout(ctx, toolTime)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, name, args...)
-	cmd.WaitDelay = time.Second
-	out, err := cmd.Output()
-	if err != nil {
-		return ""
+	texts := make([]string, len(commands))
+	var all sync.WaitGroup
+	for i, command := range commands {
+		all.Go(func() {
+			cmd := exec.CommandContext(ctx, command[0], command[1:]...)
+			cmd.WaitDelay = time.Second
+			if out, err := cmd.Output(); err == nil {
+				texts[i] = string(out)
+			}
+		})
 	}
-	return string(out)
+	all.Wait()
+	return texts
 }
 
 // checksumHost makes an address of GOSUMDB, which is "off", a host name with

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -23,6 +24,8 @@ type Resolver interface {
 
 // EgressConfig joins the egress proxy to the network.
 type EgressConfig struct {
+	// Allow lists the hosts; an entry that is not well formed is logged and
+	// allows nothing.
 	Allow AllowList
 	Log   *slog.Logger
 	// Transferred is told how many bytes a connection or request carried from
@@ -42,6 +45,7 @@ type EgressConfig struct {
 // and absolute-form requests of HTTP/1.1, to listed hosts only (I13).
 type Egress struct {
 	c         EgressConfig
+	allow     []allowEntry
 	transport *http.Transport
 }
 
@@ -65,6 +69,14 @@ func NewEgress(c EgressConfig) *Egress {
 		c.Total = 2 * time.Hour
 	}
 	e := &Egress{c: c}
+	for _, text := range c.Allow {
+		entry, err := parseAllowed(text)
+		if err != nil {
+			c.Log.Warn("egress entry ignored", "err", err)
+			continue
+		}
+		e.allow = append(e.allow, entry)
+	}
 	// Connections are not kept: a kept one would skip the check of the next.
 	e.transport = &http.Transport{DialContext: e.dialChecked, DisableKeepAlives: true, DisableCompression: true,
 		ResponseHeaderTimeout: c.Idle}
@@ -105,7 +117,7 @@ func (e *Egress) destination(hostport, defaultPort string) (host, port string, e
 		return "", "", &blocked{fmt.Sprintf("egress refused: %q names no host and port", hostport)}
 	}
 	host = canonicalHost(host)
-	if !e.c.Allow.Allows(host, uint16(n)) {
+	if !slices.ContainsFunc(e.allow, func(entry allowEntry) bool { return entry.allows(host, uint16(n)) }) {
 		return "", "", &blocked{fmt.Sprintf("egress refused: %s is not on the allow list of this deployment; "+
 			"the operator can add it to EGRESS_ALLOW", net.JoinHostPort(host, port))}
 	}

@@ -32,7 +32,8 @@ type GitConfig struct {
 	Log    *slog.Logger
 	// MaxPush bounds a push, in bytes. Default: 500 MB.
 	MaxPush int64
-	// Idle is how long a transfer may stand still. Default: one minute.
+	// Idle is how long a transfer may stand still, and how long the upstream
+	// may take to list its refs. Default: two minutes.
 	Idle time.Duration
 	// Total is how long one request may last. Default: 30 minutes.
 	Total time.Duration
@@ -58,7 +59,7 @@ func NewGit(c GitConfig) *Git {
 		c.MaxPush = 500 << 20
 	}
 	if c.Idle == 0 {
-		c.Idle = time.Minute
+		c.Idle = 2 * time.Minute
 	}
 	if c.Total == 0 {
 		c.Total = 30 * time.Minute

@@ -424,6 +424,17 @@ func TestRequestsForRepliesAreObserved(t *testing.T) {
 	}
 }
 
+func TestUsageBesideFieldsOfUnknownFormsIsCounted(t *testing.T) {
+	t.Parallel()
+	c := &counter{protocol: OpenAI}
+	c.event([]byte(`{"message":"a text","response":[1],"usage":{"prompt_tokens":10,"prompt_tokens_details":null,"completion_tokens":2},"delta":null,"choices":[]}`))
+	c.event([]byte(`[DONE]`))
+	c.event([]byte(`{"usage":null}`))
+	if diff := cmp.Diff(Usage{Input: 10, Output: 2}, c.total(1000)); diff != "" {
+		t.Errorf("usage (-want +got):\n%s", diff)
+	}
+}
+
 func TestUsageOfTheResponsesProtocolIsCounted(t *testing.T) {
 	t.Parallel()
 	c := &counter{protocol: OpenAI}

@@ -73,7 +73,8 @@ type counter struct {
 
 func (c *counter) event(data []byte) {
 	var e modelEvent
-	if json.Unmarshal(data, &e) != nil {
+	err := json.Unmarshal(data, &e)
+	if _, ok := errors.AsType[*json.UnmarshalTypeError](err); err != nil && !ok {
 		return // not for us to judge: "[DONE]", or something new
 	}
 	c.streamed += len(e.Delta)
