@@ -28,6 +28,8 @@ type keeper struct {
 	main     *child
 	log      *boundedLog
 	end      sync.Once
+	// unisolated: it is an ordinary process, see unisolated.go
+	unisolated bool
 }
 
 // maxProcesses bounds processes and threads of one box, so that a fork bomb
@@ -42,16 +44,23 @@ func runKeeper() error {
 	for _, fd := range []int{fdOrders, fdReport, fdListen} {
 		unix.CloseOnExec(fd)
 	}
+	unix.Close(fdLog) // here the number of fdReportRead, whose purpose is past
 	in, out := os.NewFile(fdOrders, "orders"), os.NewFile(fdReport, "report")
+	unisolated := len(os.Args) > 2 && os.Args[2] == argUnisolated
+	if unisolated { // nobody else reports it
+		if err := answer(out, report{ChildPID: os.Getpid()}); err != nil {
+			return err
+		}
+	}
 	var o orders
 	if err := json.NewDecoder(in).Decode(&o); err != nil {
 		return fmt.Errorf("the control plane ended before it gave orders: %w", err)
 	}
 	in.Close()
-	if err := harden(); err != nil {
+	if err := harden(unisolated); err != nil {
 		return refuse(out, err)
 	}
-	k := &keeper{log: newBoundedLog(os.Stdout), children: children{waiting: map[int]*child{}}}
+	k := &keeper{unisolated: unisolated, log: newBoundedLog(os.Stdout), children: children{waiting: map[int]*child{}}}
 	// Go's runtime handles signals that PID 1 would otherwise never get from its
 	// own namespace, and ends at some. Asked for, they end nothing; ignored, they
 	// would be ignored by the children too. Nobody reads these.
@@ -66,6 +75,7 @@ func runKeeper() error {
 	select {
 	case <-k.main.done:
 		k.log.drained()
+		k.killRest()
 		return refuse(out, fmt.Errorf("its main program ended at once: %s", describe(k.main.status)))
 	case <-time.After(startGrace):
 	}
@@ -118,13 +128,24 @@ func answer(out *os.File, r report) error {
 func (k *keeper) finish(why string) {
 	k.end.Do(func() {
 		k.log.note("sandbox ended: " + why)
+		k.killRest()
 		syscall.Exit(0)
 	})
 }
 
+// killRest ends what the kernel would not end with the keeper.
+func (k *keeper) killRest() {
+	if k.unisolated {
+		killDescendants()
+	}
+}
+
 // harden makes the keeper untouchable for the programs of its box, and sets
 // what they inherit.
-func harden() error {
+func harden(unisolated bool) error {
+	if unisolated {
+		return adoptOrphans()
+	}
 	// Under memory pressure of the machine boxes go before the control plane (proc(5)).
 	if err := os.WriteFile("/proc/self/oom_score_adj", []byte("500"), 0); err != nil {
 		return fmt.Errorf("setting the order of the out-of-memory killer: %w", err)
@@ -152,8 +173,10 @@ func baseEnv() map[string]string {
 	}
 }
 
-func environ(extra map[string]string) []string {
+// environ is baseEnv with extra and, as shells keep it, the directory by the name it was asked for.
+func environ(dir string, extra map[string]string) []string {
 	all := baseEnv()
+	all["PWD"] = dir
 	maps.Copy(all, extra)
 	list := make([]string, 0, len(all))
 	for name, value := range all {
@@ -174,7 +197,7 @@ func (k *keeper) startMain(o orders) (*child, error) {
 		return nil, err
 	}
 	defer null.Close()
-	return k.children.start(o.Command, sandbox.Home, environ(o.Env), null, write, write)
+	return k.children.start(o.Command, sandbox.Home, environ(sandbox.Home, o.Env), null, write, write)
 }
 
 // child is a process that the keeper started.

@@ -18,8 +18,11 @@ import (
 // measureTime bounds the walk that counts a box's files.
 const measureTime = 2 * time.Second
 
-func measure() reply {
-	total, _, _ := usedMemory()
+func (k *keeper) measure() reply {
+	var total int64
+	if !k.unisolated { // there it sees the whole machine
+		total, _, _ = usedMemory()
+	}
 	return reply{Memory: total, Disk: usedDisk(time.Now().Add(measureTime))}
 }
 
@@ -70,7 +73,7 @@ func usedDisk(deadline time.Time) int64 {
 	var total int64
 	seen := map[uint64]bool{}
 	for _, root := range []string{sandbox.Home, sandbox.Workspace} {
-		filepath.WalkDir(root, func(_ string, d fs.DirEntry, err error) error {
+		filepath.WalkDir(root+"/", func(_ string, d fs.DirEntry, err error) error {
 			if time.Now().After(deadline) {
 				return fs.SkipAll
 			}

@@ -52,7 +52,7 @@ func (k *keeper) answerOne(c *net.UnixConn) {
 	case opDial:
 		replyWithFile(c, func() (*os.File, error) { return dialInside(ctx, r.Port) })
 	case opMeasure:
-		send(c, measure())
+		send(c, k.measure())
 	case opStop:
 		go cancelAtEnd(c, cancel)
 		k.stop(context.WithoutCancel(ctx), r.Grace)
@@ -82,7 +82,7 @@ func (k *keeper) exec(ctx context.Context, r request, files []*os.File) reply {
 	if dir == "" {
 		dir = sandbox.Home
 	}
-	c, err := k.children.start(r.Args, dir, environ(r.Env), files...)
+	c, err := k.children.start(r.Args, dir, environ(dir, r.Env), files...)
 	if err != nil {
 		return failure(err)
 	}

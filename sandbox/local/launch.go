@@ -14,6 +14,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // stageCommand makes the stage. Its first role argument starts our program
@@ -97,10 +99,12 @@ func (p *Provider) launch(ctx context.Context, dir string, memory int64) (_ *lau
 		return nil, fmt.Errorf("making the sandbox's log: %w", err)
 	}
 	theirs = append(theirs, log)
-	pl := p.stagePlan(append(p.shared(), inside(filepath.Join(dir, "fs"))...), memory,
-		"--json-status-fd", fmt.Sprint(fdStatus), "--", Program, roleKeeper)
-	pl.Detach = true
-	cmd, err := p.stageCommand(ctx, pl)
+	reader, err := duplicate(reportRead)
+	if err != nil {
+		return nil, err
+	}
+	theirs = append(theirs, reader)
+	cmd, err := p.stageCommand(ctx, p.keeperPlan(dir, memory))
 	if err != nil {
 		return nil, err
 	}
@@ -109,6 +113,32 @@ func (p *Provider) launch(ctx context.Context, dir string, memory int64) (_ *lau
 		return nil, fmt.Errorf("starting a sandbox: %w: %s", err, bytes.TrimSpace(out))
 	}
 	return l, nil
+}
+
+func (p *Provider) keeperPlan(dir string, memory int64) plan {
+	if p.unisolated {
+		return plan{Args: []string{p.program, roleKeeper, argUnisolated}, Detach: true}
+	}
+	pl := p.stagePlan(append(p.shared(), inside(filepath.Join(dir, "fs"))...), memory,
+		"--json-status-fd", fmt.Sprint(fdStatus), "--", Program, roleKeeper)
+	pl.Detach = true
+	return pl
+}
+
+// duplicate makes a second descriptor of f. It does without f.Fd, after which
+// reads of f would heed no deadline.
+func duplicate(f *os.File) (*os.File, error) {
+	conn, err := f.SyscallConn()
+	if err != nil {
+		return nil, fmt.Errorf("duplicating a pipe: %w", err)
+	}
+	var copied int
+	var dupErr error
+	err = conn.Control(func(fd uintptr) { copied, dupErr = unix.FcntlInt(fd, unix.F_DUPFD_CLOEXEC, 0) })
+	if err := errors.Join(err, dupErr); err != nil {
+		return nil, fmt.Errorf("duplicating a pipe: %w", err)
+	}
+	return os.NewFile(uintptr(copied), f.Name()), nil
 }
 
 // listenKeeper makes the socket that the keeper inherits.

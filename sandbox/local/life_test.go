@@ -57,7 +57,10 @@ func TestADeadBoxSaysWhy(t *testing.T) {
 	b := start(t, p, func(s *sandbox.Spec) {
 		s.Command = []string{"sh", "-c", "until [ -e stop ]; do sleep 0.01; done; echo my last words; exit 5"}
 	})
-	sh(t, b, "touch stop; sleep 600 & ") // its other processes do not hold it
+	sh(t, b, "sleep 600 >/dev/null 2>&1 &") // does not hold it
+	if err := b.WriteFile(t.Context(), sandbox.Home+"/stop", strings.NewReader("")); err != nil {
+		t.Fatalf("telling it to stop: %v", err)
+	}
 	eventually(t, "the end of the box", func() bool { return !b.record.Keeper.alive() })
 	_, err := p.Attach(t.Context(), b.ID())
 	for _, want := range []string{"my last words", "exit status 5"} {

@@ -58,6 +58,9 @@ type Options struct {
 	Lifetime time.Duration
 	MemMiB   int
 	MaxBoxes int
+	// Unisolated runs boxes as plain processes of the control plane's user where
+	// they cannot be confined, one at a time, instead of an error of New.
+	Unisolated bool
 	// UID replaces DefaultUID. It has no meaning when the control plane is not root.
 	UID int
 	Log *slog.Logger
@@ -76,6 +79,8 @@ type Provider struct {
 	log      *slog.Logger
 	bwrap    string
 	noUserns bool // bubblewrap can forbid user namespaces inside
+	// unisolated: there is no bubblewrap, see unisolated.go
+	unisolated bool
 
 	forwards chan *forward // to Run
 	mu       sync.Mutex
@@ -104,7 +109,10 @@ func New(ctx context.Context, o Options) (*Provider, error) {
 	}
 	p.tools = append(p.tools, etc...)
 	if err := p.preflight(ctx); err != nil {
-		return nil, err
+		if !o.Unisolated {
+			return nil, err
+		}
+		p.giveUpIsolation(ctx, err)
 	}
 	if err := p.tidy(ctx); err != nil {
 		return nil, err

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os/exec"
 	"strings"
+	"syscall"
 	"time"
 )
 
@@ -16,7 +17,8 @@ const preflightTime = 20 * time.Second
 func (p *Provider) preflight(ctx context.Context) error {
 	path, err := exec.LookPath("bwrap")
 	if err != nil {
-		return errors.New("sandboxes need bubblewrap, which is not installed: apt-get install bubblewrap")
+		return errors.New("sandboxes need bubblewrap, which is not installed: apt-get install bubblewrap " +
+			"(or, only to try it out, set LOCAL_UNISOLATED=yes)")
 	}
 	p.bwrap = path
 	ctx, cancel := context.WithTimeout(ctx, preflightTime)
@@ -34,7 +36,7 @@ func (p *Provider) preflight(ctx context.Context) error {
 	}
 	out, err := p.confined(ctx, nil, "/usr/bin/env", "true")
 	if err != nil {
-		return fmt.Errorf("running a trial sandbox: %w\n%s", explain(out, err), out)
+		return fmt.Errorf("running a trial sandbox: %w (%s)", explain(out, err), out)
 	}
 	return nil
 }
@@ -42,12 +44,15 @@ func (p *Provider) preflight(ctx context.Context) error {
 // explain turns what bubblewrap prints where it is not allowed to work into what to do about it.
 func explain(out string, err error) error {
 	switch {
-	case strings.Contains(out, "No permissions to create new namespace"),
+	case errors.Is(err, syscall.EPERM), // root of a container that may not mount
+		strings.Contains(out, "operation not permitted"), // the stage's words, not bubblewrap's
+		strings.Contains(out, "No permissions to create new namespace"),
 		strings.Contains(out, "Creating new namespace failed"),
 		strings.Contains(out, "setting up uid map"),
 		strings.Contains(out, "loopback: Failed RTM_NEWADDR"):
-		return errors.New("this system does not let unprivileged users make namespaces; as root, set whichever exists of: " +
-			"sysctl kernel.unprivileged_userns_clone=1 user.max_user_namespaces=65536 kernel.apparmor_restrict_unprivileged_userns=0")
+		return errors.New("this system does not let unprivileged users make namespaces; as root, run sysctl -w with whichever exists of " +
+			"kernel.unprivileged_userns_clone=1, user.max_user_namespaces=65536 and kernel.apparmor_restrict_unprivileged_userns=0; " +
+			"in a container, start that with --privileged; or, only to try it out, set LOCAL_UNISOLATED=yes")
 	case strings.Contains(out, "Can't mount proc"):
 		return errors.New("this container does not let programs mount /proc; start it with " +
 			"--security-opt systempaths=unconfined (Docker) or procMount: Unmasked (Kubernetes)")

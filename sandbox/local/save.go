@@ -85,9 +85,7 @@ func (p *Provider) copyFilesystem(ctx context.Context, source, target string) er
 	}
 	ctx, cancel := context.WithTimeout(ctx, copyTime)
 	defer cancel()
-	binds := []bind{{Host: source, Inside: "/mnt/from"}, {Host: target, Inside: "/mnt/to", Writable: true}}
-	out, err := p.confined(ctx, binds,
-		"/usr/bin/env", "LC_ALL=C", "cp", "-a", "--reflink=auto", "--sparse=auto", "--", "/mnt/from/.", "/mnt/to/")
+	out, err := p.copyTree(ctx, source, target)
 	if err != nil && ctx.Err() == nil && bearable(out) {
 		p.log.WarnContext(ctx, "left out of a copy", "files", out)
 		return nil
@@ -96,6 +94,15 @@ func (p *Provider) copyFilesystem(ctx context.Context, source, target string) er
 		return fmt.Errorf("copying a filesystem: %w: %s", err, out)
 	}
 	return nil
+}
+
+func (p *Provider) copyTree(ctx context.Context, source, target string) (complaints string, err error) {
+	if p.unisolated {
+		return copyUnisolated(ctx, source, target)
+	}
+	binds := []bind{{Host: source, Inside: "/mnt/from"}, {Host: target, Inside: "/mnt/to", Writable: true}}
+	return p.confined(ctx, binds,
+		"/usr/bin/env", "LC_ALL=C", "cp", "-a", "--reflink=auto", "--sparse=auto", "--", "/mnt/from/.", "/mnt/to/")
 }
 
 // bearable reports whether all that cp complains about are files that went

@@ -29,11 +29,12 @@ type plan struct {
 // The keeper's descriptors, as the provider gives them to the stage and the
 // stage passes on. Bubblewrap leaves descriptors it does not know alone.
 const (
-	fdOrders = 3 + iota // pipe: orders, read once; its end before them ends the box
-	fdReport            // pipe: report
-	fdListen            // keeper.sock, listening
-	fdStatus            // fdReport once more, for bubblewrap's --json-status-fd
-	fdLog               // the log; bubblewrap's standard output and error
+	fdOrders     = 3 + iota // pipe: orders, read once; its end before them ends the box
+	fdReport                // pipe: report
+	fdListen                // keeper.sock, listening
+	fdStatus                // fdReport once more, for bubblewrap's --json-status-fd
+	fdLog                   // the log; bubblewrap's standard output and error
+	fdReportRead            // our end of fdReport, see detach
 )
 
 // stageRoot is where staged things appear. Bubblewrap mounts its own root over
@@ -75,7 +76,10 @@ func (pl plan) detach() error {
 		return err
 	}
 	attr := &syscall.ProcAttr{
-		Files: []uintptr{null.Fd(), fdLog, fdLog, fdOrders, fdReport, fdListen, fdStatus},
+		// With fdReportRead bubblewrap holds both ends of the pipe to which it
+		// reports. If the control plane were the only reader and died, bubblewrap
+		// would die of the report, and leave a child that waits for it for ever.
+		Files: []uintptr{null.Fd(), fdLog, fdLog, fdOrders, fdReport, fdListen, fdStatus, fdReportRead},
 		Sys:   &syscall.SysProcAttr{Setsid: true},
 	}
 	if pl.UID != 0 {

@@ -144,6 +144,12 @@ func (p *Provider) bringUp(ctx context.Context, r record, from savedRef, s sandb
 	if memory == 0 {
 		memory = int64(p.memMiB) << 20
 	}
+	if p.unisolated {
+		memory = 0 // it would be that of the whole machine
+		if err := p.linkPaths(dir); err != nil {
+			return nil, err
+		}
+	}
 	l, err := p.launch(ctx, dir, memory)
 	if err != nil {
 		return nil, err

@@ -84,7 +84,7 @@ func parseTempName(name string) process {
 func (p *Provider) discard(ctx context.Context, id string, what fate) error {
 	r, err := p.readRecord(id)
 	if err == nil {
-		if err := r.Keeper.kill(ctx); err != nil {
+		if err := p.endKeeper(ctx, r); err != nil {
 			return fmt.Errorf("ending sandbox %s: %w", r.Name, err)
 		}
 	}
@@ -107,6 +107,13 @@ func (p *Provider) discard(ctx context.Context, id string, what fate) error {
 		p.bury(r)
 	}
 	return p.trashLocked(id)
+}
+
+func (p *Provider) endKeeper(ctx context.Context, r record) error {
+	if p.unisolated { // only the keeper knows what belongs to the box
+		return (&box{p: p, record: r}).stop(ctx, 0)
+	}
+	return r.Keeper.kill(ctx)
 }
 
 // restoreParked gives the filesystem of a dead box back to the parked name that
