@@ -35,18 +35,19 @@ func linkButton(label, url string) *slack.ButtonBlockElement {
 	return slack.NewButtonBlockElement(actionOpen+clip(label, 75), "", plain(clip(label, 75))).WithURL(url)
 }
 
-// repositoryMenu lists repositories; Slack asks for them (onPress) if there are
-// more than one menu holds.
+// repositoryMenu lists repositories, at most maxOptions.
 func repositoryMenu(placeholder string, names []string) *slack.SelectBlockElement {
-	if len(names) > maxOptions {
-		zero := 0
-		menu := slack.NewOptionsSelectBlockElement(slack.OptTypeExternal, plain(placeholder), actionChoose)
-		menu.MinQueryLength = &zero
-		return menu
-	}
 	var options []*slack.OptionBlockObject
 	for _, name := range names {
 		options = append(options, repositoryOption(name))
 	}
 	return slack.NewOptionsSelectBlockElement(slack.OptTypeStatic, plain(placeholder), actionChoose, options...)
+}
+
+// repositorySearch is a menu that asks us for its options (onPress).
+func repositorySearch(placeholder string) *slack.SelectBlockElement {
+	zero := 0
+	menu := slack.NewOptionsSelectBlockElement(slack.OptTypeExternal, plain(placeholder), actionChoose)
+	menu.MinQueryLength = &zero
+	return menu
 }

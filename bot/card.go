@@ -242,6 +242,9 @@ func (v cardView) actions() []slack.Block {
 		blocks = append(blocks, slack.NewActionBlock("", button(actionCancel, v.Prompt.ID, "Cancel")))
 		if len(v.Switch) > 0 {
 			menu := repositoryMenu("Another repository", v.Switch)
+			if len(v.Switch) > maxOptions {
+				menu = repositorySearch("Another repository")
+			}
 			blocks = append(blocks, slack.NewActionBlock(switchPrefix+v.Session.ID, menu))
 		}
 	}
@@ -300,6 +303,7 @@ type menuView struct {
 	Author  string // Slack user id
 	Text    string // what is asked; empty: the usual
 	Names   []string
+	Search  bool // there are more than a menu holds: people type a part of the name
 }
 
 // renderMenu asks which repository is meant.
@@ -308,9 +312,9 @@ func renderMenu(v menuView) message {
 	if v.Author != "" {
 		text = "<@" + v.Author + "> " + text
 	}
-	if len(v.Names) == 0 {
-		return message{text: text, blocks: []slack.Block{section(text)}}
-	}
 	menu := repositoryMenu("Choose a repository", v.Names)
+	if v.Search {
+		menu = repositorySearch("Type a part of the name")
+	}
 	return message{text: text, blocks: []slack.Block{section(text), slack.NewActionBlock(choosePrefix+v.Session, menu)}}
 }

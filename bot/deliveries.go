@@ -239,9 +239,7 @@ func (d *deliverer) answerView(ctx context.Context, it sessions.Delivery) (v ans
 	for _, e := range events {
 		p.add(e)
 	}
-	if p.ended != nil {
-		v.Retry = p.ended.Retry
-	}
+	v.Retry = v.Prompt.State == sessions.Failed || p.ended != nil && p.ended.Retry
 	if p.waiting != nil && p.waiting.For != "repository" && len(p.pulls) == 0 {
 		v.Waiting = p.waiting
 	}
@@ -264,6 +262,12 @@ func (d *deliverer) deliverMenu(ctx context.Context, it sessions.Delivery, t ses
 		return fmt.Errorf("reading what a menu asks: %w", err)
 	}
 	view := menuView{Session: it.Session, Text: waiting.Text, Names: waiting.Menu}
+	if all, err := d.engine.Repositories(ctx); err != nil {
+		return err
+	} else if len(all) > maxOptions {
+		view.Names = nil
+		view.Search = true
+	}
 	by, err := d.engine.Person(ctx, s.CreatedBy)
 	if err != nil {
 		return err

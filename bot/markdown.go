@@ -206,7 +206,7 @@ func (r *markdownRenderer) inline(n ast.Node, s style) (out []slack.RichTextSect
 	for c := n.FirstChild(); c != nil; c = c.NextSibling() {
 		out = append(out, r.inlineNode(c, s)...)
 	}
-	return out
+	return merge(out)
 }
 
 func (r *markdownRenderer) inlineNode(n ast.Node, s style) []slack.RichTextSectionElement {

@@ -65,7 +65,7 @@ func (p *people) warm(ctx context.Context, log *slog.Logger) {
 
 func (p *people) learn(u slack.User) profile {
 	f := profile{
-		name:    firstOf(u.Profile.DisplayName, u.RealName, u.Profile.RealName, u.Name, u.ID),
+		name:    firstOf(u.RealName, u.Profile.RealName, u.Profile.DisplayName, u.Name, u.ID), // also the commits' author
 		email:   u.Profile.Email,
 		avatar:  u.Profile.Image72,
 		team:    u.TeamID,

@@ -48,6 +48,26 @@ func styled(s style) *style {
 	return &s
 }
 
+// merge joins neighbouring texts of one style; the parser divides at every
+// character that might have meant something.
+func merge(elements []slack.RichTextSectionElement) (out []slack.RichTextSectionElement) {
+	for _, e := range elements {
+		t, is := e.(*slack.RichTextSectionTextElement)
+		if is && len(out) > 0 {
+			if before, was := out[len(out)-1].(*slack.RichTextSectionTextElement); was && sameStyle(before.Style, t.Style) {
+				before.Text += t.Text
+				continue
+			}
+		}
+		out = append(out, e)
+	}
+	return out
+}
+
+func sameStyle(a, b *style) bool {
+	return a == nil && b == nil || a != nil && b != nil && *a == *b
+}
+
 // plainOf is what elements say.
 func plainOf(elements []slack.RichTextSectionElement) string {
 	var b strings.Builder

@@ -10,7 +10,7 @@ import (
 // Slack's message text escapes &, < and > and puts everything it resolved into
 // angle brackets (https://docs.slack.dev/messaging/formatting-message-text).
 
-var bracketed = regexp.MustCompile(`<([^<>]+)>`)
+var bracketed = regexp.MustCompile(`<([@#!][^<>]+|[a-z][a-z0-9+.-]*:[^<>]+)>`)
 
 // decodeText turns message text into plain text with Markdown links. name gives
 // the display name of a user id.
