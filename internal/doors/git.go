@@ -195,7 +195,7 @@ func (g *Git) ask(r *http.Request, a Access, path string, write bool, body io.Re
 	token, err := g.c.Upstream.Token(r.Context(), a.Repository, write)
 	if err != nil {
 		closeBody(body)
-		return nil, fmt.Errorf("getting a credential for %s: %w", a.Repository, err)
+		return nil, fmt.Errorf("%w %s: %w", errNoCredential, a.Repository, err)
 	}
 	up, err := http.NewRequestWithContext(r.Context(), r.Method, g.c.Upstream.RepositoryURL(a.Repository)+path, body)
 	if err != nil {
@@ -217,7 +217,13 @@ func closeBody(body io.Reader) {
 	}
 }
 
+// errNoCredential begins the error of a request that the door could not make.
+var errNoCredential = errors.New("getting a credential for")
+
 func unreachable(err error) string {
+	if errors.Is(err, errNoCredential) {
+		return "the control plane gets no credential for this repository at the moment; if that lasts, the operator has to check the GitHub App"
+	}
 	if errors.Is(err, context.DeadlineExceeded) {
 		return "the git server did not answer in time; try again in a minute"
 	}

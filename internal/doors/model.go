@@ -161,15 +161,13 @@ func (m *Model) serve(w http.ResponseWriter, r *http.Request, a Access) {
 	c.access = a
 	ctx, cancel := context.WithTimeout(r.Context(), m.c.Total)
 	defer cancel()
-	if c.endpoint.replies {
-		if m.c.Observed != nil {
-			m.c.Observed(ctx, a)
-		}
-		if !m.allowed(ctx, w, r, a) {
-			return
-		}
+	if c.endpoint.replies && m.c.Observed != nil {
+		m.c.Observed(ctx, a)
 	}
 	if !m.readBody(w, r, &c) {
+		return
+	}
+	if c.endpoint.replies && !m.allowed(ctx, w, r, a) {
 		return
 	}
 	m.forward(ctx, w, r, &c)
@@ -354,8 +352,13 @@ func scrub(body []byte, key string) []byte {
 }
 
 // refuse answers in the form of the provider's errors, so that SDKs show the
-// sentence.
+// sentence. What the client still sends is read first: it would take a
+// connection that closes under its writing for a fault of the network.
 func (m *Model) refuse(w http.ResponseWriter, r *http.Request, status int, sentence string) {
+	if m.open() {
+		rest := &patientBody{body: r.Body, rc: http.NewResponseController(w), idle: m.c.Idle, limit: m.c.MaxRequest}
+		_, _ = io.Copy(io.Discard, rest) // a client that is gone reads no answer
+	}
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(status)
 	_, _ = w.Write(errorJSON(protocolOf(r), status, sentence)) // nobody is left to tell

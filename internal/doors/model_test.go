@@ -180,8 +180,15 @@ func TestARefusalOfTheBudgetIsAProvidersErrorWithTheSentence(t *testing.T) {
 			t.Errorf("%s: %d %s", path, res.StatusCode, body)
 		}
 	}
+	long := strings.Replace(chat("m", true), "be brief", strings.Repeat("be brief ", 1<<20), 1)
+	if res, body := send(t, sandboxClient(sandboxToken), http.MethodPost, d.url+"/model/openai/chat/completions", long); res.StatusCode != http.StatusBadRequest {
+		t.Errorf("a long request: %d %s", res.StatusCode, body)
+	}
+	if res, body := send(t, sandboxClient("wrong"), http.MethodPost, d.url+"/model/openai/chat/completions", long); res.StatusCode != http.StatusUnauthorized {
+		t.Errorf("a long request with a wrong token: %d %s", res.StatusCode, body)
+	}
 	d.budget.refusal = errors.New("the database is away")
-	if res, body := send(t, sandboxClient(sandboxToken), http.MethodPost, d.url+"/model/anthropic/v1/messages", "{}"); res.StatusCode != 503 || strings.Contains(body, "database") {
+	if res, body := send(t, sandboxClient(sandboxToken), http.MethodPost, d.url+"/model/anthropic/v1/messages", messages("m", true)); res.StatusCode != 503 || strings.Contains(body, "database") {
 		t.Errorf("a passing fault: %d %s", res.StatusCode, body)
 	}
 	if len(d.provider.Requests()) != 0 || len(d.budget.all()) != 0 {

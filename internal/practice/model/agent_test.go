@@ -127,7 +127,7 @@ func TestTheFailingTestOfTheSeededRepositoryIsReallyFixed(t *testing.T) {
 		}
 	}
 	follow := a.prompt("Please add a usage section to the README")
-	if out := a.run("bash", `{"command":"git diff --stat; tail -5 README.md"}`); !strings.Contains(out, "README.md") || !strings.Contains(out, "## usage") {
+	if out := a.run("bash", `{"command":"git diff --stat; tail -5 README.md"}`); !strings.Contains(out, "README.md") || !strings.Contains(out, "## Usage") {
 		t.Errorf("the README was not changed:\n%s\n%s", out, follow)
 	}
 }
@@ -219,6 +219,10 @@ func TestTheRepositoryIsChosenByTheWordsOfTheRequest(t *testing.T) {
 			t.Fatal(err)
 		}
 		answer := at(reply, "choices", 0, "message", "content").(string)
+		plain := strings.ReplaceAll(body, "\\n- ", "\\n")
+		if other := read(t, post(t, url+"/v1/chat/completions", plain)); !strings.Contains(other, strings.ReplaceAll(want, `"`, `\"`)) {
+			t.Errorf("%q with a plain list: %s", question, other)
+		}
 		if !strings.Contains(answer, want) || !json.Valid([]byte(answer)) {
 			t.Errorf("%q: %s", question, answer)
 		}

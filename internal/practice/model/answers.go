@@ -63,9 +63,17 @@ func (x *exchange) Title() string {
 	return "New session"
 }
 
+// capital makes a text begin with a capital letter.
+func capital(text string) string {
+	if text == "" {
+		return ""
+	}
+	first, size := utf8.DecodeRuneInString(text)
+	return string(unicode.ToUpper(first)) + text[size:]
+}
+
 func shorten(line string) string {
-	first, size := utf8.DecodeRuneInString(line)
-	line = string(unicode.ToUpper(first)) + line[size:]
+	line = capital(line)
 	if len(line) <= maxTitle {
 		return line
 	}
@@ -81,6 +89,7 @@ func shorten(line string) string {
 
 var (
 	listing    = regexp.MustCompile(`^\s*(?:[-*\[{"]|\d+[.)])`)
+	nameFirst  = regexp.MustCompile(`^\s*[\w.-]+/[\w.-]+(?:\s|:|$)`)
 	repository = regexp.MustCompile(`[A-Za-z0-9][\w.-]*/[A-Za-z0-9_][\w.-]*`)
 	word       = regexp.MustCompile(`[\pL\pN]{3,}`)
 )
@@ -131,8 +140,10 @@ func (x *exchange) candidates() ([]*candidate, string) {
 	for i, text := range texts {
 		for line := range strings.Lines(text) {
 			names := repository.FindAllString(line, -1)
-			if !listing.MatchString(line) || len(names) == 0 {
-				if i == len(texts)-1 {
+			last := i == len(texts)-1
+			listed := listing.MatchString(line) || (!last && nameFirst.MatchString(line))
+			if !listed || len(names) == 0 {
+				if last {
 					question.WriteString(line)
 				}
 				continue

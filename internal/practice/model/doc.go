@@ -52,10 +52,11 @@
 // and "name = value" is JSON, which may continue on lines indented further.
 //
 // Texts and every string of the arguments are templates (text/template) over
-// the conversation: {{.Prompt}}, {{.Dir}} (the working directory the system
-// prompt names), {{.Result "bash"}} (the latest output of that tool since the
-// prompt), {{.Title}}, {{.Choice}}, and the functions line (the first), head and tail (of
-// so many lines), find (by regular expression) and contains. See exchange.
+// the conversation, see exchange: {{.Prompt}}, {{.Dir}} (the working directory
+// that the system prompt names), {{.Result "bash"}} (the latest output of that
+// tool since the prompt), {{.Output 1}} (that of the first call), {{.Title}},
+// {{.Choice}}; and the functions line (the first), head and tail (of so many
+// lines), find (by regular expression), capital and contains.
 //
 // # Which step is next
 //
@@ -70,8 +71,8 @@
 //
 // A request that wants JSON and matches no other script is answered with
 // {{.Choice}}: the names of the form owner/name are collected from listing
-// lines (those that begin with "-", "*", a number or a JSON bracket), and the
-// one whose name and description share most words with the rest of the last
+// lines (those that begin with "-", "*", a number, a JSON bracket or, before the
+// last message, with such a name), and the one whose name and description share most words with the rest of the last
 // message is chosen. The answer has the properties of the requested JSON
 // schema that are known (repository, repo, reason, confidence, alternatives,
 // addressed), or all of them; repository is "" when no word is shared.

@@ -188,6 +188,7 @@ func fill(v any, x *exchange) (any, error) {
 // functions are available to the templates of scripts.
 var functions = template.FuncMap{
 	"contains": func(part, text string) bool { return strings.Contains(text, part) },
+	"capital":  capital,
 	"head":     func(n int, text string) string { return cutLines(n, text, true) },
 	"line": func(text string) string {
 		first, _, _ := strings.Cut(text, "\n")
