@@ -53,7 +53,7 @@ func (o *opencode) subscriber() *subscription {
 func (o *opencode) listen(first chan<- struct{}) {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
-	go func() { <-o.exited; cancel() }()
+	o.family.tasks.Go(func() { <-o.exited; cancel() })
 	opened := func() {
 		if first != nil {
 			close(first)
@@ -89,7 +89,7 @@ func (o *opencode) listen(first chan<- struct{}) {
 func (s *supervisor) openSession(ctx context.Context) error {
 	agent := s.currentAgent()
 	first := make(chan struct{})
-	go agent.listen(first) // ends with OpenCode
+	s.family.tasks.Go(func() { agent.listen(first) })
 	select {
 	case <-first:
 	case <-agent.exited:

@@ -1,13 +1,11 @@
 package supervisor
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"os"
 	"os/exec"
@@ -24,6 +22,7 @@ import (
 // opencode is one running OpenCode server.
 type opencode struct {
 	cmd    *exec.Cmd
+	family *family
 	client *client
 	models []string
 	exited chan struct{} // closed when it ended
@@ -70,22 +69,18 @@ func launch(ctx context.Context, f *family, s agentSettings, log *slog.Logger) (
 	cmd := exec.Command(s.binary, "serve", "--hostname", "127.0.0.1", "--port", "0")
 	cmd.Dir = s.home // exists before the working tree does
 	cmd.Env = append(append([]string{}, s.env...), "OPENCODE_CONFIG_CONTENT="+config, "OPENCODE_SERVER_PASSWORD="+password)
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		return nil, err
-	}
+	listening := &addressWriter{found: make(chan string, 1)}
 	var tail tailWriter
-	cmd.Stderr = &tail
+	cmd.Stdout, cmd.Stderr = listening, &tail
 	if err := f.start(cmd); err != nil {
 		return nil, fmt.Errorf("starting OpenCode: %w", err)
 	}
-	o := &opencode{cmd: cmd, models: s.models, exited: make(chan struct{})}
-	listening := make(chan string, 1)
-	go o.watch(f, out, listening) // ends with the process, which endAll ends
+	o := &opencode{cmd: cmd, family: f, models: slices.Clone(s.models), exited: make(chan struct{})}
+	f.tasks.Go(o.watch) // ends with the process
 	timeout := time.NewTimer(agentStart)
 	defer timeout.Stop()
 	select {
-	case base := <-listening:
+	case base := <-listening.found:
 		o.client = newClient(base, password, s.directory)
 	case <-o.exited:
 		return nil, fmt.Errorf("OpenCode ended at once: %w: %s", o.ending, lastLines(tail.String(), 5))
@@ -108,24 +103,38 @@ func launch(ctx context.Context, f *family, s agentSettings, log *slog.Logger) (
 	return o, nil
 }
 
-// watch finds the address in OpenCode's output and waits for its end.
-func (o *opencode) watch(f *family, out io.Reader, listening chan<- string) {
-	lines := bufio.NewScanner(out)
-	for lines.Scan() {
-		if _, base, ok := strings.Cut(lines.Text(), "server listening on "); ok {
-			select {
-			case listening <- strings.TrimSpace(base):
-			default:
-			}
-		}
-	}
-	_, _ = io.Copy(io.Discard, out)
-	err := f.end(o.cmd)
+// watch waits for OpenCode's end.
+func (o *opencode) watch() {
+	err := o.family.end(o.cmd)
 	if err == nil {
 		err = errors.New("exit status 0")
 	}
 	o.ending = err
 	close(o.exited)
+}
+
+// addressWriter finds in OpenCode's output where it listens.
+type addressWriter struct {
+	found chan string
+	line  []byte
+}
+
+// Write implements io.Writer.
+func (w *addressWriter) Write(p []byte) (int, error) {
+	for _, b := range p {
+		if b != '\n' {
+			w.line = append(w.line, b)
+			continue
+		}
+		if _, base, ok := strings.Cut(string(w.line), "server listening on "); ok {
+			select {
+			case w.found <- strings.TrimSpace(base):
+			default:
+			}
+		}
+		w.line = w.line[:0]
+	}
+	return len(p), nil
 }
 
 // kill ends OpenCode and waits for it.

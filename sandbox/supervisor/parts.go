@@ -185,7 +185,7 @@ func (t *transcript) title(p part) string {
 	if rel, err := filepath.Rel(t.dir, path); err == nil && path != "" && !strings.HasPrefix(rel, "..") {
 		path = rel
 	}
-	return cmp.Or(p.State.Title, input("description"), path, input("command"), input("pattern"), input("url"), input("title"))
+	return cmp.Or(input("description"), p.State.Title, path, input("command"), input("pattern"), input("url"), input("title"))
 }
 
 // reply is the agent's answer: its texts after its last tool, or failing that

@@ -1,9 +1,11 @@
 package supervisor
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -12,6 +14,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -87,14 +90,21 @@ type plane struct {
 	link    *sandbox.Link
 	changed chan struct{}
 	tokens  map[string]bool // seen at the doors
+	tunnels []string        // asked of the egress proxy
+	asked   string          // the newest request to the model
 }
 
-func newPlane(t *testing.T, scripts string) *plane {
+// newPlane starts one; each script is as package model describes them.
+func newPlane(t *testing.T, scripts ...string) *plane {
 	t.Helper()
+	files := fstest.MapFS{}
+	for i, text := range scripts {
+		files[fmt.Sprintf("%02d.txt", i)] = &fstest.MapFile{Data: []byte(text)}
+	}
 	p := &plane{t: t, dir: t.TempDir(), events: make(map[string][]sandbox.Event),
 		owner: make(map[string]string), changed: make(chan struct{}), tokens: make(map[string]bool)}
 	m, err := model.New(model.Options{Key: modelKey, Log: slog.New(slog.DiscardHandler),
-		Scripts: fstest.MapFS{"10-test.txt": {Data: []byte(scripts)}}})
+		Scripts: files})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -134,12 +144,41 @@ func (p *plane) doors() http.Handler {
 	})
 	mux.HandleFunc("/model/openai/", func(w http.ResponseWriter, r *http.Request) {
 		p.saw(r)
+		data, err := io.ReadAll(r.Body)
+		if err != nil {
+			return
+		}
+		p.mu.Lock()
+		p.asked = string(data)
+		p.mu.Unlock()
+		r.Body = io.NopCloser(bytes.NewReader(data))
 		r.Header.Set("Authorization", "Bearer "+modelKey)
 		http.StripPrefix("/model/openai", p.model.Handler()).ServeHTTP(w, r)
 	})
-	mux.HandleFunc("http://", http.NotFound)
-	return mux
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method != http.MethodConnect && r.URL.Host == "" {
+			mux.ServeHTTP(w, r)
+			return
+		}
+		p.mu.Lock()
+		p.tunnels = append(p.tunnels, r.Host)
+		p.mu.Unlock()
+		http.Error(w, "this host is not on the allow list", http.StatusForbidden)
+	})
 }
+
+// checkRemembered expects that the model's newest request holds the text of an
+// earlier one.
+func (p *plane) checkRemembered(text string) {
+	p.t.Helper()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !strings.Contains(p.asked, text) {
+		p.t.Errorf("the agent does not remember %q", text)
+	}
+}
+
+func itoa(n int) string { return strconv.Itoa(n) }
 
 func (p *plane) saw(r *http.Request) {
 	p.mu.Lock()
@@ -463,4 +502,3 @@ func (b *box) below() []string {
 	}
 	return lines
 }
-

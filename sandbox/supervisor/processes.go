@@ -24,6 +24,8 @@ import (
 // to the prompt that runs and ends with it.
 type family struct {
 	log *slog.Logger
+	// tasks are goroutines that end when the processes do which they watch.
+	tasks sync.WaitGroup
 
 	// mu is held while a child is started, so that the reaper never takes the
 	// exit status of a child that it does not know yet.

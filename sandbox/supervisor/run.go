@@ -148,7 +148,7 @@ func (s *supervisor) quieten(ctx context.Context, interrupted bool) {
 	agent := s.currentAgent()
 	idle := make(chan bool, 1)
 	if interrupted && agent.alive() {
-		go func() { idle <- agent.becomeIdle(ctx) }()
+		s.family.tasks.Go(func() { idle <- agent.becomeIdle(ctx) })
 	} else {
 		idle <- true
 	}

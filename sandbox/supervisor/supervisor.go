@@ -117,6 +117,7 @@ func Run(ctx context.Context, cfg Config) error {
 		return err
 	}
 	defer s.bridge.Close()
+	defer s.family.tasks.Wait()
 	defer s.family.endAll()
 	// The gateway and the bridge outlive the work, so that its last words pass.
 	outer, hangUp := context.WithCancel(context.WithoutCancel(ctx))

@@ -176,6 +176,7 @@ type conversation struct {
 	answered time.Time // OpenCode's last answer to us
 	failure  *apiError // the last error that OpenCode reported
 	idleAt   time.Time // since when OpenCode is idle without having answered
+	retry    string    // what the model's provider said before the newest retry
 }
 
 // limits are the turn's deadlines.
@@ -235,6 +236,9 @@ func (c *conversation) overdue() error {
 	case time.Since(c.turn.began) > c.limits.total:
 		return fmt.Errorf("the prompt took longer than %s", c.limits.total.Round(time.Second))
 	case c.script.busyTools == 0 && time.Since(c.progress) > c.limits.silence:
+		if c.retry != "" {
+			return fmt.Errorf("the model did not answer for %s; its provider said: %s", c.limits.silence.Round(time.Second), c.retry)
+		}
 		return fmt.Errorf("the model did not answer for %s", c.limits.silence.Round(time.Second))
 	case time.Since(c.answered) > unanswered:
 		return errAgentHung
@@ -307,7 +311,8 @@ func (c *conversation) status(s sessionStatus) {
 	if s.Type != "retry" {
 		return
 	}
-	text := fmt.Sprintf("The model did not answer (%s). Try %d follows", strings.TrimSpace(s.Message), s.Attempt+1)
+	c.retry = strings.TrimSpace(s.Message)
+	text := fmt.Sprintf("The model did not answer (%s). Try %d follows", c.retry, s.Attempt+1)
 	if wait := time.Until(time.UnixMilli(int64(s.Next))).Round(time.Second); wait > 0 {
 		text += fmt.Sprintf(" in %s", wait)
 	}
