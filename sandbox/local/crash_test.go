@@ -2,6 +2,7 @@ package local
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -180,6 +181,33 @@ func TestAKilledControlPlaneLeaksNothing(t *testing.T) {
 	}
 }
 
+// TestABoxWithoutOrdersEnds is a control plane that dies while bubblewrap
+// starts: nobody reads its report, and nobody gives orders.
+func TestABoxWithoutOrdersEnds(t *testing.T) {
+	t.Parallel()
+	p := open(t, Options{})
+	for range 5 {
+		dir := filepath.Join(p.dir, "tmp", newID())
+		if err := os.Mkdir(dir, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := p.makeFilesystem(filepath.Join(dir, "fs")); err != nil {
+			t.Fatal(err)
+		}
+		l, err := p.launch(t.Context(), dir, smallMemory)
+		if err != nil {
+			t.Fatal(err)
+		}
+		l.close()
+		defer os.RemoveAll(dir)
+	}
+	program, err := os.Stat(p.program)
+	if err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the end of boxes without orders", func() bool { return len(processesOf(p.dir, program)) == 0 })
+}
+
 // wantNothing fails if a process of a box or a directory of one is left.
 func wantNothing(t *testing.T, p *Provider) {
 	t.Helper()
@@ -203,7 +231,9 @@ func processesOf(dir string, program os.FileInfo) []string {
 	var found []string
 	all, _ := filepath.Glob("/proc/[0-9]*")
 	for _, proc := range all {
-		if exe, err := os.Stat(proc + "/exe"); err == nil && os.SameFile(exe, program) {
+		line, _ := os.ReadFile(proc + "/cmdline")
+		exe, err := os.Stat(proc + "/exe")
+		if err == nil && os.SameFile(exe, program) || bytes.Contains(line, []byte(dir+"/")) {
 			found = append(found, proc)
 			continue
 		}

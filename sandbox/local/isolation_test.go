@@ -14,6 +14,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"openinspect/sandbox"
 )
 
@@ -196,6 +198,48 @@ func TestSecretsOfTheControlPlaneStayOut(t *testing.T) {
 		}
 		return nil
 	})
+}
+
+func TestDescriptorsOfTheControlPlaneStayOut(t *testing.T) {
+	t.Parallel()
+	open1, err := os.Open("/etc/hostname")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer open1.Close()
+	inherited, err := unix.Dup(int(open1.Fd())) // without the flag that Go sets
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(inherited)
+	b := start(t, open(t, Options{}), func(s *sandbox.Spec) {
+		s.Command = []string{"sh", "-c", "ls /proc/self/fd >fds; exec sleep 600"}
+	})
+	// 3 is the directory that ls reads.
+	if out, _ := sh(t, b, "until [ -s fds ]; do sleep 0.01; done; echo $(cat fds); echo $(ls /proc/self/fd)"); out != "0 1 2 3\n0 1 2 3" {
+		t.Errorf("descriptors of the main program and of a command: %q", out)
+	}
+	for _, pid := range []int{b.record.Keeper.PID, parentOf(t, b.record.Keeper.PID)} {
+		fds, _ := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", pid))
+		for _, fd := range fds {
+			if to, err := os.Readlink(fd); err == nil && to == "/etc/hostname" {
+				t.Errorf("process %d has it as %s", pid, fd)
+			}
+		}
+	}
+}
+
+func parentOf(t *testing.T, pid int) int {
+	t.Helper()
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	parent, err := strconv.Atoi(statusField(status, "PPid:"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return parent
 }
 
 func TestLinksLeadNowhereOutside(t *testing.T) {

@@ -41,8 +41,8 @@ const maxProcesses = 8192
 const startGrace = 25 * time.Millisecond
 
 func runKeeper() error {
-	for _, fd := range []int{fdOrders, fdReport, fdListen} {
-		unix.CloseOnExec(fd)
+	if err := closeOnExec(); err != nil {
+		return err
 	}
 	unix.Close(fdLog) // here the number of fdReportRead, whose purpose is past
 	in, out := os.NewFile(fdOrders, "orders"), os.NewFile(fdReport, "report")

@@ -51,6 +51,9 @@ func runStage() error {
 	if err := json.Unmarshal([]byte(os.Args[2]), &pl); err != nil {
 		return fmt.Errorf("reading the plan: %w", err)
 	}
+	if err := closeOnExec(); err != nil {
+		return err
+	}
 	if len(pl.Staged) > 0 {
 		if err := stageMounts(pl.Staged); err != nil {
 			return err
@@ -66,6 +69,21 @@ func runStage() error {
 	}
 	if err := syscall.Exec(pl.Args[0], pl.Args, nil); err != nil {
 		return fmt.Errorf("starting %s: %w", pl.Args[0], err)
+	}
+	return nil
+}
+
+// closeOnExec keeps descriptors from programs that are started and not given
+// them: those of this package, and whatever the control plane itself inherited.
+func closeOnExec() error {
+	open, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		return fmt.Errorf("listing descriptors: %w", err)
+	}
+	for _, d := range open {
+		if fd, err := strconv.Atoi(d.Name()); err == nil && fd > 2 {
+			unix.CloseOnExec(fd)
+		}
 	}
 	return nil
 }
