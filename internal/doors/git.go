@@ -78,7 +78,8 @@ func NewGit(c GitConfig) *Git {
 const maxSilence = 5 * time.Minute
 
 // plainTransport neither compresses nor, used as a RoundTripper, follows
-// redirects, and waits no longer than patience for an answer to begin.
+// redirects, and waits no longer than patience, if that is not 0, for an
+// answer to begin.
 func plainTransport(patience time.Duration) *http.Transport {
 	t := http.DefaultTransport.(*http.Transport).Clone()
 	t.DisableCompression = true
@@ -127,7 +128,11 @@ func (g *Git) serve(w http.ResponseWriter, r *http.Request, a Access) {
 		return
 	}
 	if !strings.EqualFold(q.repository, a.Repository) {
-		g.refuse(w, r, http.StatusForbidden, fmt.Sprintf("this session works on %s and cannot reach %s", a.Repository, q.repository))
+		sentence := fmt.Sprintf("this session works on %s and cannot reach %s", a.Repository, q.repository)
+		if a.Repository == "" {
+			sentence = "this session works on no repository and cannot reach " + q.repository
+		}
+		g.refuse(w, r, http.StatusForbidden, sentence)
 		return
 	}
 	if !g.turn(r.Context(), a.Session) {

@@ -523,6 +523,31 @@ func TestPushesThatCannotBeCheckedAreRefused(t *testing.T) {
 	}
 }
 
+func TestACompressedFetchRequestIsPassedOn(t *testing.T) {
+	t.Parallel()
+	s := newGitSandbox(t, nil)
+	var zipped bytes.Buffer
+	z := gzip.NewWriter(&zipped)
+	io.WriteString(z, packet("command=ls-refs\n")+"0001"+packet("ref-prefix refs/heads/main\n")+flush)
+	z.Close()
+	r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, s.url+"/git/acme/greeter.git/git-upload-pack", &zipped)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Header.Set("Content-Type", "application/x-git-upload-pack-request")
+	r.Header.Set("Content-Encoding", "gzip")
+	r.Header.Set("Git-Protocol", "version=2")
+	res, err := sandboxClient(sandboxToken).Do(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer res.Body.Close()
+	want := packet(s.host.ref(t, "refs/heads/main")+" refs/heads/main\n") + flush
+	if body, err := io.ReadAll(res.Body); err != nil || string(body) != want {
+		t.Errorf("%d %q, %v; want %q", res.StatusCode, body, err, want)
+	}
+}
+
 func TestOnlySmartGitIsServed(t *testing.T) {
 	t.Parallel()
 	s := newGitSandbox(t, nil)

@@ -92,7 +92,7 @@ func NewModel(c ModelConfig) *Model {
 		c.Total = 30 * time.Minute
 	}
 	if c.Transport == nil {
-		c.Transport = plainTransport(c.Silence)
+		c.Transport = plainTransport(0) // Silence is kept by forward
 	}
 	return &Model{c: c}
 }

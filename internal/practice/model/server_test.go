@@ -128,7 +128,7 @@ func TestOpenAIStreamsReasoningTextAndToolCallsInFragments(t *testing.T) {
 	t.Parallel()
 	s, url := start(t, map[string]string{"a.txt": twoSteps})
 	stream := read(t, post(t, url+"/v1/chat/completions", `{"model":"m1","stream":true,"stream_options":{"include_usage":true},`+openAITools+`,
-		"messages":[{"role":"system","content":"<env>\n  Working directory: /work/repo\n</env>"},{"role":"user","content":[{"type":"text","text":"Tidy up, please"}]}]}`))
+		"messages":[{"role":"system","content":"<env>\n  Working directory: /srv/repo\n</env>"},{"role":"user","content":[{"type":"text","text":"Tidy up, please"}]}]}`))
 	if !strings.HasSuffix(stream, "data: [DONE]\n\n") {
 		t.Errorf("stream does not end with [DONE]: %q", stream)
 	}
@@ -155,12 +155,12 @@ func TestOpenAIStreamsReasoningTextAndToolCallsInFragments(t *testing.T) {
 			calls[i].Args += at(c, "function", "arguments").(string)
 		}
 	}
-	if think != "First I look." || say != "Looking at /work/repo for “Tidy up, please”." || finish != "tool_calls" {
+	if think != "First I look." || say != "Looking at /srv/repo for “Tidy up, please”." || finish != "tool_calls" {
 		t.Errorf("got reasoning %q, text %q, finish %q", think, say, finish)
 	}
 	want := []call{
 		{calls[0].ID, "bash", `{"command":"ls\npwd","description":"Look around"}`},
-		{calls[1].ID, "openinspect_create_pull_request", `{"labels":["a","/work/repo"],"title":"Tidy up, please"}`},
+		{calls[1].ID, "openinspect_create_pull_request", `{"labels":["a","/srv/repo"],"title":"Tidy up, please"}`},
 	}
 	if diff := cmp.Diff(want, calls); diff != "" || calls[0].ID == calls[1].ID || calls[0].ID == "" {
 		t.Errorf("calls (-want +got):\n%s", diff)
