@@ -17,12 +17,12 @@ func mrkdwn(text string) *slack.TextBlockObject {
 
 // section shows mrkdwn. Slack refuses more than 3000 characters.
 func section(text string) *slack.SectionBlock {
-	return slack.NewSectionBlock(mrkdwn(clip(text, 2900)), nil, nil, slack.SectionBlockOptionExpand(true))
+	return slack.NewSectionBlock(mrkdwn(clipMarkup(text, 2900)), nil, nil, slack.SectionBlockOptionExpand(true))
 }
 
 // contextLine shows mrkdwn in small grey letters.
 func contextLine(text string) *slack.ContextBlock {
-	return slack.NewContextBlock("", mrkdwn(clip(text, 1900)))
+	return slack.NewContextBlock("", mrkdwn(clipMarkup(text, 1900)))
 }
 
 func button(action, value, label string) *slack.ButtonBlockElement {

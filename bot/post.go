@@ -86,7 +86,7 @@ func (d *deliverer) deliver(ctx context.Context, it sessions.Delivery, t session
 
 func renderNotice(n sessions.Notice) message {
 	text := escape(n.Text)
-	return message{text: clip(text, notificationRoom), blocks: []slack.Block{section(text)}}
+	return message{text: clipMarkup(text, notificationRoom), blocks: []slack.Block{section(text)}}
 }
 
 // postOnce posts a delivery that is one message and is never edited.

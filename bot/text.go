@@ -154,3 +154,18 @@ func clip(s string, n int) string {
 	runes := []rune(s)
 	return strings.TrimRight(string(runes[:n-1]), " \n") + "…"
 }
+
+var halfEntity = regexp.MustCompile(`&[a-z]*$`)
+
+// clipMarkup shortens mrkdwn that was escaped already: at the end of a line if
+// there is one, and never within an entity.
+func clipMarkup(s string, n int) string {
+	if utf8.RuneCountInString(s) <= n {
+		return s
+	}
+	s = string([]rune(s)[:n-1])
+	if at := strings.LastIndexByte(s, '\n'); at > 0 {
+		return s[:at] + "\n…"
+	}
+	return halfEntity.ReplaceAllString(s, "") + "…"
+}

@@ -38,7 +38,11 @@ type town struct {
 type option struct {
 	workspace func(*practice.Options)
 	engine    func(*sessions.Config)
+	agent     sessionstest.Script
 }
+
+// agent has every sandbox's agent do this.
+func agent(script sessionstest.Script) option { return option{agent: script} }
 
 // noSandboxes keeps every prompt queued.
 var noSandboxes = option{engine: func(c *sessions.Config) { c.Provider = fullHouse{} }}
@@ -64,6 +68,9 @@ func quietTown(t testing.TB, options ...option) *town {
 		}
 		if opt.engine != nil {
 			changes = append(changes, opt.engine)
+		}
+		if opt.agent != nil {
+			tw.Provider.Agent = opt.agent
 		}
 	}
 	var err error
