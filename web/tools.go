@@ -1,0 +1,74 @@
+package web
+
+import (
+	"encoding/json"
+	"strings"
+	"unicode/utf8"
+
+	"openinspect/sandbox"
+)
+
+// toolLabels name OpenCode's and our own tools by what they do.
+var toolLabels = map[string]string{
+	"bash": "Ran", "read": "Read", "edit": "Edited", "write": "Wrote", "patch": "Patched", "apply_patch": "Patched",
+	"grep": "Searched", "glob": "Looked for", "list": "Listed", "webfetch": "Fetched", "websearch": "Searched the web",
+	"task": "Delegated", "todowrite": "Planned", "todoread": "Looked at the plan", "skill": "Used a skill",
+	"create_pull_request": "Opened a pull request", "ask": "Asked",
+}
+
+// toolInputs are the fields of a tool's input that say best what it is about, in order.
+var toolInputs = []string{"command", "filePath", "file_path", "path", "pattern", "query", "url", "description", "title", "question"}
+
+// viewTool prepares a tool call for its template.
+func viewTool(b sandbox.BodyTool) toolView {
+	v := toolView{BodyTool: b, Label: toolLabels[strings.TrimPrefix(b.Tool, "openinspect_")]}
+	if v.Label == "" {
+		v.Label = b.Tool
+	}
+	v.Output, v.Error = plain(b.Output), plain(b.Error)
+	fields, _ := b.Input.(map[string]any)
+	v.What = b.Title
+	for _, name := range toolInputs {
+		if text, ok := fields[name].(string); ok && text != "" {
+			if v.What == "" || name == "command" {
+				v.What = text
+			}
+			break
+		}
+	}
+	v.What = clip(oneLine(v.What), 160)
+	v.Detail = inputDetail(fields, b)
+	if b.Diff != "" {
+		v.Files = patchView(b.Diff)
+	}
+	return v
+}
+
+// inputDetail shows a tool's input whole: a command as it was typed, other
+// inputs as JSON. An edit's input is its diff.
+func inputDetail(fields map[string]any, b sandbox.BodyTool) string {
+	if command, ok := fields["command"].(string); ok {
+		return plain(command)
+	}
+	if b.Input == nil || b.Diff != "" || len(fields) == 0 {
+		return ""
+	}
+	data, err := json.MarshalIndent(b.Input, "", "  ")
+	if err != nil {
+		return ""
+	}
+	return clip(string(data), 20_000)
+}
+
+func oneLine(s string) string { return strings.Join(strings.Fields(s), " ") }
+
+// clip shortens a text to n bytes at most, at a character's border.
+func clip(s string, n int) string {
+	if len(s) <= n {
+		return s
+	}
+	for n > 0 && !utf8.RuneStart(s[n]) {
+		n--
+	}
+	return s[:n] + "…"
+}
