@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -85,6 +86,16 @@ func (p *plane) checkCall(prompt, tool, title string) {
 	}
 }
 
+// printed waits until a running tool of the prompt has printed the text.
+func (p *plane) printed(prompt, text string) {
+	p.t.Helper()
+	p.until("the output "+text, func() bool {
+		return slices.ContainsFunc(p.deltas, func(d sandbox.Delta) bool {
+			return d.Prompt == prompt && d.Kind == sandbox.KindTool && strings.Contains(d.Text, text)
+		})
+	})
+}
+
 const authorsScript = `match make one
 step
 call bash
@@ -151,14 +162,7 @@ func TestStopSettlesAtOnceAndEndsTheWholeProcessTree(t *testing.T) {
 	p.prompt("p1", "take long", "Alice")
 	p.prompt("p2", "make two", "Bob")
 	b.start()
-	p.until("output of the running tool", func() bool {
-		for _, d := range p.deltas {
-			if d.Prompt == "p1" && d.Kind == sandbox.KindTool && strings.Contains(d.Text, "begun") {
-				return true
-			}
-		}
-		return false
-	})
+	p.printed("p1", "begun")
 	asked := time.Now()
 	p.stop("p1")
 	if end := p.settled("p1"); end.Outcome != sandbox.OutcomeStopped {
@@ -188,9 +192,7 @@ func TestAPromptFailsWithANamedReasonWhenTheAgentDiesAndTheNextOneWorks(t *testi
 	p.prompt("p1", "take long", "Alice")
 	p.prompt("p2", "make two", "Bob")
 	b.start()
-	p.until("the running tool", func() bool {
-		return len(p.deltas) > 0
-	})
+	p.printed("p1", "begun")
 	for _, pid := range descendants(processes(), b.cmd.Process.Pid) {
 		if exe, _ := os.Readlink("/proc/" + itoa(pid) + "/exe"); filepath.Base(exe) == "opencode" {
 			_ = syscall.Kill(pid, syscall.SIGKILL)
