@@ -202,12 +202,12 @@ func TestSecretsOfTheControlPlaneStayOut(t *testing.T) {
 
 func TestDescriptorsOfTheControlPlaneStayOut(t *testing.T) {
 	t.Parallel()
-	open1, err := os.Open("/etc/hostname")
+	file, err := os.Open("/etc/hostname")
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer open1.Close()
-	inherited, err := unix.Dup(int(open1.Fd())) // without the flag that Go sets
+	defer file.Close()
+	inherited, err := unix.Dup(int(file.Fd())) // without the flag that Go sets
 	if err != nil {
 		t.Fatal(err)
 	}

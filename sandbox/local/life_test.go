@@ -19,12 +19,15 @@ import (
 // eventually polls what a box brings about by itself.
 func eventually(t *testing.T, what string, ok func() bool) {
 	t.Helper()
-	deadline := time.Now().Add(20 * time.Second)
+	deadline := time.After(20 * time.Second)
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
 	for !ok() {
-		if time.Now().After(deadline) {
+		select {
+		case <-tick.C:
+		case <-deadline:
 			t.Fatalf("waiting in vain: %s", what)
 		}
-		time.Sleep(5 * time.Millisecond)
 	}
 }
 
