@@ -137,7 +137,9 @@ func TestButtonOpensModalWhoseSubmissionIsChecked(t *testing.T) {
 }
 
 func feedbackModal() slackgo.ModalViewRequest {
-	plain := func(s string) *slackgo.TextBlockObject { return slackgo.NewTextBlockObject("plain_text", s, false, false) }
+	plain := func(s string) *slackgo.TextBlockObject {
+		return slackgo.NewTextBlockObject("plain_text", s, false, false)
+	}
 	return slackgo.ModalViewRequest{
 		Type: "modal", CallbackID: "feedback", Title: plain("Feedback"), Submit: plain("Send"),
 		Blocks: slackgo.Blocks{BlockSet: []slackgo.Block{

@@ -105,9 +105,6 @@ func ackAll(c *socketmode.Client, e socketmode.Event) {
 	}
 }
 
-// ackNothing leaves the stand-in waiting.
-func ackNothing(*socketmode.Client, socketmode.Event) {}
-
 func (a *app) note(e socketmode.Event) {
 	a.mu.Lock()
 	defer a.mu.Unlock()

@@ -124,7 +124,9 @@ func TestPersonMentionsTheBotReadsTheThreadAndStopsIt(t *testing.T) {
 
 func cardBlocks() []slackgo.Block {
 	text := func(s string) *slackgo.TextBlockObject { return slackgo.NewTextBlockObject("mrkdwn", s, false, false) }
-	plain := func(s string) *slackgo.TextBlockObject { return slackgo.NewTextBlockObject("plain_text", s, true, false) }
+	plain := func(s string) *slackgo.TextBlockObject {
+		return slackgo.NewTextBlockObject("plain_text", s, true, false)
+	}
 	stop := slackgo.NewButtonBlockElement("stop", "s1", plain("Stop")).WithStyle("danger")
 	stop.Confirm = slackgo.NewConfirmationBlockObject(plain("Stop the run?"), plain("What it has changed stays."), plain("Stop it"), plain("Let it run"))
 	return []slackgo.Block{

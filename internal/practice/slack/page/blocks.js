@@ -2,6 +2,7 @@
 // in them. A surface says where they are: it sends clicks, and collects what
 // elements hold.
 
+import { icon } from "./icons.js";
 import { closePopover, h, link, notice, popover, safeURL } from "./dom.js";
 import { mrkdwn, markdown, richText, textObject } from "./mrkdwn.js";
 import { practice, state, user } from "./api.js";
@@ -128,12 +129,12 @@ const elements = {
   button,
   workflow_button: button,
   image: (e) => picture(e, "thumb"),
-  icon_button: (e, b, s) => h("button", { class: "icon-button", title: e.text?.text, data: data(e), onclick: () => s.click(b, e, { value: e.value || "" }) }, "🗑"),
-  feedback_buttons: (e, b, s) => h("span", { class: "feedback" }, [["positive_button", "👍"], ["negative_button", "👎"]].map(([side, icon]) =>
+  icon_button: (e, b, s) => h("button", { class: "icon-button", title: e.text?.text, data: data(e), onclick: () => s.click(b, e, { value: e.value || "" }) }, icon("wastebasket")),
+  feedback_buttons: (e, b, s) => h("span", { class: "feedback" }, [["positive_button", "+1"], ["negative_button", "-1"]].map(([side, name]) =>
     h("button", { class: "icon-button", title: e[side].text.text, data: data(e, { value: e[side].value }), onclick: (ev) => {
       ev.currentTarget.parentNode.querySelectorAll("button").forEach((x) => x.classList.toggle("chosen", x === ev.currentTarget));
       s.click(b, e, { value: e[side].value });
-    } }, icon))),
+    } }, icon(name)))),
   overflow: (e, b, s) => h("button", { class: "icon-button overflow", "aria-label": "More", data: data(e), onclick: (ev) => {
     menu(ev.currentTarget, e.options, (o) => {
       if (o.url && safeURL(o.url)) window.open(safeURL(o.url), "_blank", "noopener");

@@ -1,7 +1,8 @@
 // One message, a list of them, and the composer below.
 
 import { closePopover, day, h, link, notice, popover, safeURL, time } from "./dom.js";
-import { emojiText, mrkdwn, quickReactions } from "./mrkdwn.js";
+import { icon } from "./icons.js";
+import { mrkdwn, quickReactions } from "./mrkdwn.js";
 import { Surface, renderBlocks } from "./blocks.js";
 import { channelOf, escapeText, method, plainText, practice, state, user } from "./api.js";
 
@@ -30,7 +31,7 @@ function fileCard(f) {
   const src = safeURL(f.url_private || "");
   if (!src) return h("div", { class: "file" }, "File is no longer there");
   if ((f.mimetype || "").startsWith("image/")) return h("a", { class: "file-image", href: src, target: "_blank" }, h("img", { src, alt: f.alt_txt || f.title }));
-  return h("a", { class: "file", href: src, target: "_blank" }, h("span", { class: "file-icon" }, "📄"), h("span", {}, h("b", {}, f.title), h("small", {}, `${f.pretty_type} · ${f.size} bytes`)));
+  return h("a", { class: "file", href: src, target: "_blank" }, h("span", { class: "file-icon" }, icon("page_facing_up")), h("span", {}, h("b", {}, f.title), h("small", {}, `${f.pretty_type} · ${f.size} bytes`)));
 }
 
 function reactions(m) {
@@ -39,7 +40,7 @@ function reactions(m) {
     const mine = r.users.includes(state.as.id);
     return h("button", { class: "reaction" + (mine ? " mine" : ""), data: { reaction: r.name }, title: r.users.map((u) => user(u).real_name).join(", "),
       onclick: () => method(mine ? "reactions.remove" : "reactions.add", { channel: m.channel, timestamp: m.ts, name: r.name }) },
-    emojiText(r.name), h("span", {}, String(r.count)));
+    icon(r.name), h("span", {}, String(r.count)));
   }));
 }
 
@@ -60,7 +61,7 @@ function tools(m, openThread, inThread) {
     own && option("Edit message", "edit", () => edit(m, row)),
     own && option("Delete message", "delete", () => method("chat.delete", { channel: m.channel, ts: m.ts }))];
   const react = (ev) => popover(ev.currentTarget, h("div", { class: "emoji-row" }, quickReactions.map((name) =>
-    h("button", { class: "icon-button", data: { reaction: name }, onclick: () => { closePopover(); method("reactions.add", { channel: m.channel, timestamp: m.ts, name }); } }, emojiText(name)))));
+    h("button", { class: "icon-button", data: { reaction: name }, onclick: () => { closePopover(); method("reactions.add", { channel: m.channel, timestamp: m.ts, name }); } }, icon(name)))));
   return h("div", { class: "tools" },
     h("button", { title: "Add a reaction", testid: "react", onclick: react }, "☺"),
     !inThread && h("button", { title: "Reply in thread", testid: "reply", onclick: () => openThread(m.ts) }, "↩"),
@@ -162,8 +163,12 @@ export function composer(channel, thread, placeholder) {
   };
   const grow = () => { text.style.setProperty("height", "auto"); text.style.setProperty("height", Math.min(text.scrollHeight, 240) + "px"); };
   text.addEventListener("input", () => { grow(); offerNames(text); });
+  let sending = false; // programs that type send the line break after all
+  text.addEventListener("beforeinput", (e) => { if (sending && e.inputType === "insertLineBreak") e.preventDefault(); });
+  text.addEventListener("keyup", () => (sending = false));
   text.addEventListener("keydown", (e) => {
-    if (e.key === "Enter" && !e.shiftKey && !e.isComposing) { e.preventDefault(); closePopover(); send(); }
+    sending = e.key === "Enter" && !e.shiftKey && !e.isComposing;
+    if (sending) { e.preventDefault(); closePopover(); send(); }
     if (e.key === "Tab" && document.querySelector("#layer .popover .option")) { e.preventDefault(); document.querySelector("#layer .popover .option").click(); }
     if (e.key === "Escape") closePopover();
   });

@@ -1,25 +1,12 @@
 // Slack's mrkdwn and standard Markdown, as DOM nodes.
 
 import { h, link } from "./dom.js";
+import { icon, withEmoji } from "./icons.js";
 import { channelOf, user } from "./api.js";
 
-const emoji = {
-  "+1": "👍", thumbsup: "👍", "-1": "👎", thumbsdown: "👎", white_check_mark: "✅", heavy_check_mark: "✔️", x: "❌",
-  warning: "⚠️", eyes: "👀", hourglass: "⌛", hourglass_flowing_sand: "⏳", rocket: "🚀", tada: "🎉", heart: "❤️", bug: "🐛",
-  gear: "⚙️", robot_face: "🤖", octagonal_sign: "🛑", stop_sign: "🛑", no_entry: "⛔", link: "🔗", speech_balloon: "💬",
-  thinking_face: "🤔", memo: "📝", wave: "👋", fire: "🔥", sparkles: "✨", hammer_and_wrench: "🛠️", package: "📦", lock: "🔒",
-  key: "🔑", mag: "🔍", bulb: "💡", clock1: "🕐", stopwatch: "⏱️", arrows_counterclockwise: "🔄", repeat: "🔁", black_square_for_stop: "⏹️",
-  large_green_circle: "🟢", large_yellow_circle: "🟡", red_circle: "🔴", white_circle: "⚪", large_blue_circle: "🔵", inbox_tray: "📥",
-  computer: "💻", seedling: "🌱", point_right: "👉", zap: "⚡", moneybag: "💰", question: "❓", exclamation: "❗", information_source: "ℹ️",
-  twisted_rightwards_arrows: "🔀", construction: "🚧", smile: "😄", joy: "😂", pray: "🙏", clap: "👏", 100: "💯", pushpin: "📌",
-  raised_hands: "🙌", page_facing_up: "📄", camera: "📷", globe_with_meridians: "🌐", checkered_flag: "🏁", stop_button: "⏹️",
-};
 export const quickReactions = ["+1", "eyes", "tada", "heart", "white_check_mark", "x"];
 
-export const emojiText = (name) => emoji[name.split("::")[0]] || `:${name}:`;
-
 const entities = (text) => text.replaceAll("&lt;", "<").replaceAll("&gt;", ">").replaceAll("&amp;", "&");
-const emojis = (text) => text.replace(/:([a-z0-9_+-]+):/g, (all, name) => emoji[name] || all);
 
 export function mention(id) {
   return h("span", { class: "mention" }, "@" + user(id).name);
@@ -33,7 +20,7 @@ function token(inner) {
   if (id.startsWith("#")) return h("span", { class: "mention" }, "#" + (label || channelOf(id.slice(1))?.name || id.slice(1)));
   if (id.startsWith("!date")) return document.createTextNode(entities(label));
   if (id.startsWith("!")) return h("span", { class: "mention loud" }, "@" + (label || id.slice(1)));
-  return link(entities(id), emojis(entities(label || id)));
+  return link(entities(id), withEmoji(entities(label || id)));
 }
 
 const inlineMrkdwn = [
@@ -64,7 +51,7 @@ function inline(text, rules) {
       if (m && (!first || m.index < first.m.index)) first = { m, make };
     }
     const head = first ? text.slice(0, first.m.index) : text;
-    if (head) out.push(emojis(rules === inlineMrkdwn ? entities(head) : entities(head)));
+    if (head) out.push(...withEmoji(entities(head)));
     if (!first) break;
     out.push(first.make(first.m));
     text = text.slice(first.m.index + first.m[0].length);
@@ -176,11 +163,10 @@ function markdownTable(rows, i) {
   return [h("div", { class: "table" }, table), i];
 }
 
-// textObject renders {type: "mrkdwn"|"plain_text", text}.
+// textObject renders {type: "mrkdwn"|"plain_text", text}; null without one.
 export function textObject(o) {
   if (!o) return null;
-  if (typeof o === "string") return document.createTextNode(o);
-  return o.type === "mrkdwn" ? mrkdwn(o.text) : document.createTextNode(emojis(o.text));
+  return o.type === "mrkdwn" ? mrkdwn(o.text) : withEmoji(o.text);
 }
 
 // richText renders a rich_text block.
@@ -208,8 +194,8 @@ function richInline(e) {
     case "user": return mention(e.user_id);
     case "channel": return token("#" + e.channel_id);
     case "broadcast": return token("!" + e.range);
-    case "emoji": return document.createTextNode(emojiText(e.name));
+    case "emoji": return icon(e.name);
     case "link": return styled(link(e.url, e.text || e.url));
-    default: return styled(h("span", { class: "pre" }, emojis(e.text || "")));
+    default: return styled(h("span", { class: "pre" }, withEmoji(e.text || "")));
   }
 }
