@@ -222,16 +222,12 @@ func (v answerView) buttons() (buttons []slack.BlockElement) {
 }
 
 // asPlain redraws a message without rich blocks, for a Slack that refuses one of
-// them: better a plain answer than none.
+// them: better a plain message than none.
 func (m message) asPlain() message {
-	out := message{text: m.text}
+	out := message{text: m.text, full: m.full}
 	for _, bit := range divideText(m.full, 2000) {
-		out.blocks = append(out.blocks, slack.NewSectionBlock(plain(bit), nil, nil))
-	}
-	for _, b := range m.blocks {
-		switch b.(type) {
-		case *slack.ActionBlock, *slack.ContextBlock:
-			out.blocks = append(out.blocks, b)
+		if strings.TrimSpace(bit) != "" {
+			out.blocks = append(out.blocks, slack.NewSectionBlock(plain(bit), nil, nil))
 		}
 	}
 	return out

@@ -37,6 +37,7 @@ type Bot struct {
 	log    *slog.Logger
 	engine *sessions.Engine
 	cfg    Config
+	http   *http.Client // of all calls of the Web API
 	api    *slack.Client
 	people *people
 	status *statusSetter
@@ -72,21 +73,20 @@ func New(log *slog.Logger, engine *sessions.Engine, cfg Config) (*Bot, error) {
 		cfg.Connections = 2
 	}
 	cfg.PublicURL = strings.TrimSuffix(cfg.PublicURL, "/")
-	b := &Bot{log: log, engine: engine, cfg: cfg, api: newClient(cfg)}
+	transport := http.DefaultTransport.(*http.Transport).Clone()
+	transport.MaxIdleConnsPerHost = 2 * maxInFlight
+	b := &Bot{log: log, engine: engine, cfg: cfg, http: &http.Client{Timeout: requestTimeout, Transport: transport}}
+	b.api = b.client()
 	b.people = newPeople(b.api)
 	b.status = newStatusSetter(log, b.api)
 	return b, nil
 }
 
-// newClient makes a client whose calls always end. It must not get slack-go's
-// debug option, which asks Slack for connections that last six minutes.
-func newClient(cfg Config) *slack.Client {
-	transport := http.DefaultTransport.(*http.Transport).Clone()
-	transport.MaxIdleConnsPerHost = 2 * maxInFlight
-	return slack.New(cfg.BotToken,
-		slack.OptionAppLevelToken(cfg.AppToken),
-		slack.OptionAPIURL(cfg.APIURL),
-		slack.OptionHTTPClient(&http.Client{Timeout: requestTimeout, Transport: transport}))
+// client makes a client whose calls always end. It must not get slack-go's debug
+// option, which asks Slack for connections that last six minutes.
+func (b *Bot) client() *slack.Client {
+	return slack.New(b.cfg.BotToken, slack.OptionAppLevelToken(b.cfg.AppToken), slack.OptionAPIURL(b.cfg.APIURL),
+		slack.OptionHTTPClient(b.http))
 }
 
 // Connected is how many Socket Mode connections of this process are up.
@@ -95,6 +95,7 @@ func (b *Bot) Connected() int { return int(b.connected.Load()) }
 // Run receives and delivers until ctx ends, and then returns nil. It fails when
 // Slack refuses the credentials for good.
 func (b *Bot) Run(ctx context.Context) error {
+	defer b.http.CloseIdleConnections()
 	self, err := b.introduce(ctx)
 	if err != nil {
 		if ctx.Err() != nil {
@@ -183,7 +184,8 @@ var requiredScopes = []string{
 func (b *Bot) Check(ctx context.Context) error {
 	var problems []error
 	var granted string
-	probe := newClient(b.cfg)
+	defer b.http.CloseIdleConnections()
+	probe := b.client()
 	slack.OptionOnResponseHeaders(func(_ string, h http.Header) { granted = h.Get("X-OAuth-Scopes") })(probe)
 	r, err := probe.AuthTestContext(ctx)
 	if err != nil {

@@ -27,7 +27,7 @@ type cardView struct {
 // message is one rendered Slack message.
 type message struct {
 	text   string // for notifications, and for clients that show no blocks; escaped
-	full   string // of an answer: all that it says, plain
+	full   string // all that it says, as plain text
 	blocks []slack.Block
 }
 
@@ -47,7 +47,7 @@ func renderCard(v cardView) message {
 		blocks = append(blocks, contextLine(footer))
 	}
 	blocks = append(blocks, v.actions()...)
-	return message{text: fmt.Sprintf("%s %s — %s", icon, state, title), blocks: blocks}
+	return message{text: fmt.Sprintf("%s %s — %s", icon, state, title), full: icon + " " + state, blocks: blocks}
 }
 
 // headline is the state as a picture and in words.
@@ -316,5 +316,5 @@ func renderMenu(v menuView) message {
 	if v.Search {
 		menu = repositorySearch("Type a part of the name")
 	}
-	return message{text: text, blocks: []slack.Block{section(text), slack.NewActionBlock(choosePrefix+v.Session, menu)}}
+	return message{text: text, full: v.Text, blocks: []slack.Block{section(text), slack.NewActionBlock(choosePrefix+v.Session, menu)}}
 }

@@ -2,6 +2,7 @@ package bot
 
 import (
 	"context"
+	"maps"
 	"sync"
 	"time"
 
@@ -26,7 +27,7 @@ func (b *Bot) deliverUnderLease(ctx context.Context) error {
 	return b.engine.HoldLease(ctx, deliveryLease, func(ctx context.Context) error {
 		d := &deliverer{
 			Bot: b, budget: newBudget(), cards: make(map[string]*card), threads: make(map[string]sessions.Thread),
-			inFlight: make(map[int64]bool), finished: make(chan int64, maxInFlight),
+			inFlight: make(map[int64]bool), held: make(map[int64]time.Time), finished: make(chan finish, maxInFlight),
 		}
 		d.run(ctx)
 		return nil
@@ -42,8 +43,15 @@ type deliverer struct {
 	cards    map[string]*card           // by prompt, those that are still edited
 	threads  map[string]sessions.Thread // by session: it never changes
 	inFlight map[int64]bool             // by delivery
-	finished chan int64
+	held     map[int64]time.Time        // by delivery: not before then
+	finished chan finish
 	running  sync.WaitGroup
+}
+
+// finish is the end of one delivery.
+type finish struct {
+	id     int64
+	failed bool
 }
 
 // card is what the deliverer remembers of a live card. Everything in it can be
@@ -71,8 +79,8 @@ func (d *deliverer) run(ctx context.Context) {
 			return
 		case <-woken:
 		case <-timer.C:
-		case id := <-d.finished:
-			delete(d.inFlight, id)
+		case f := <-d.finished:
+			d.finish(f)
 		}
 		d.collect()
 		timer.Reset(d.pass(ctx))
@@ -83,11 +91,20 @@ func (d *deliverer) run(ctx context.Context) {
 func (d *deliverer) collect() {
 	for {
 		select {
-		case id := <-d.finished:
-			delete(d.inFlight, id)
+		case f := <-d.finished:
+			d.finish(f)
 		default:
 			return
 		}
+	}
+}
+
+// finish forgets a delivery that has ended. One that failed is held back for a
+// moment even if the outbox could not be told so.
+func (d *deliverer) finish(f finish) {
+	delete(d.inFlight, f.id)
+	if f.failed {
+		d.held[f.id] = time.Now().Add(failedPause)
 	}
 }
 
@@ -102,6 +119,7 @@ func (d *deliverer) pass(ctx context.Context) (again time.Duration) {
 	}
 	again = pollEvery
 	now := time.Now()
+	maps.DeleteFunc(d.held, func(_ int64, until time.Time) bool { return now.After(until) })
 	for _, it := range due {
 		if len(d.inFlight) >= maxInFlight {
 			return again // the next one that finishes calls again
@@ -115,6 +133,9 @@ func (d *deliverer) pass(ctx context.Context) (again time.Duration) {
 
 // begin starts one delivery, or returns how long it has to wait.
 func (d *deliverer) begin(ctx context.Context, it sessions.Delivery, now time.Time) (wait time.Duration) {
+	if wait = d.held[it.ID].Sub(now); wait > 0 {
+		return wait
+	}
 	var c *card
 	if it.Kind == sessions.DeliverCard {
 		if c = d.cards[it.Prompt]; c == nil {
@@ -142,10 +163,9 @@ func (d *deliverer) begin(ctx context.Context, it sessions.Delivery, now time.Ti
 func (d *deliverer) start(ctx context.Context, it sessions.Delivery, t sessions.Thread, c *card) {
 	d.inFlight[it.ID] = true
 	d.running.Go(func() {
-		defer func() { d.finished <- it.ID }()
 		ctx, cancel := context.WithTimeout(ctx, deliveryTimeout)
 		defer cancel()
-		d.deliver(ctx, it, t, c)
+		d.finished <- finish{it.ID, !d.deliver(ctx, it, t, c)}
 	})
 }
 

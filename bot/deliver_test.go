@@ -327,3 +327,37 @@ func TestADeliveryToAPlaceThatIsGoneIsGivenUp(t *testing.T) {
 		t.Errorf("the delivery is %s, %v", state, err)
 	}
 }
+
+func TestAnotherReplicaTakesOverWhenTheFirstOneEnds(t *testing.T) {
+	t.Parallel()
+	tw := quietTown(t, noSandboxes)
+	tw.Run(tw.engine)
+	stop := tw.startBot()
+	second := tw.Engine(noSandboxes.engine)
+	tw.Run(second)
+	b, err := New(tw.Log, second, tw.cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- b.Run(ctx) }()
+	defer func() {
+		cancel()
+		if err := <-ended; err != nil {
+			t.Errorf("the second bot ended with %v", err)
+		}
+	}()
+	ts := tw.say(tw.alice, "", tw.mention("look at acme/greeter"))
+	tw.see(ts, "Queued")
+	if n := tw.slack.Sockets(); n != 2 || b.Connected() != 0 {
+		t.Errorf("%d sockets, %d of them the second replica's", n, b.Connected())
+	}
+	stop()
+	sessionstest.Eventually(t, "the second replica hears", func() bool { return b.Connected() == 2 })
+	tw.say(tw.bob, ts, "and go on")
+	tw.see(ts, "1 ahead")
+	if n := len(tw.ours(ts)); n != 2 {
+		t.Errorf("%d messages for two prompts", n)
+	}
+}

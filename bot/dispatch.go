@@ -168,6 +168,10 @@ func (b *Bot) onChanged(ctx context.Context, e *event) error {
 		return nil
 	}
 	t := b.thread(e.Channel, m.root())
+	prompt, err := b.promptOf(ctx, t, m.TS)
+	if prompt == nil {
+		return err
+	}
 	edited := firstOf(e.EventTS, e.TS)
 	if m.Edited != nil {
 		edited = m.Edited.TS
@@ -175,11 +179,13 @@ func (b *Bot) onChanged(ctx context.Context, e *event) error {
 	raw := withoutMention(m.Text, b.self.user)
 	text := decodeText(raw, b.people.names(ctx, raw))
 	key := messageKey(t.Team, t.Channel, m.TS) + ":edit:" + edited
-	changed, err := b.engine.Edit(ctx, key, t, m.TS, text)
-	if err != nil || changed {
-		return b.orTell(ctx, err, key, t, "")
+	if prompt.State == sessions.Queued {
+		changed, err := b.engine.Edit(ctx, key, t, m.TS, text)
+		if err != nil || changed {
+			return b.orTell(ctx, err, key, t, "")
+		}
 	}
-	return b.tooLate(ctx, key, t, m, "It is being worked on already, so the edit does not reach it. Reply here to add to it.")
+	return b.tooLate(ctx, key, t, prompt.ID, m.User.ID, "It is being worked on already, so the edit does not reach it. Reply here to add to it.")
 }
 
 // onDeleted withdraws a queued prompt whose message was deleted.
@@ -190,34 +196,50 @@ func (b *Bot) onDeleted(ctx context.Context, e *event) error {
 	}
 	ts := firstOf(e.DeletedTS, m.TS)
 	t := b.thread(e.Channel, firstOf(m.ThreadTS, ts))
-	key := messageKey(t.Team, t.Channel, ts) + ":delete"
-	withdrawn, err := b.engine.Withdraw(ctx, key, t, ts)
-	if err != nil || withdrawn {
-		return b.orTell(ctx, err, key, t, "")
+	prompt, err := b.promptOf(ctx, t, ts)
+	if prompt == nil {
+		return err
 	}
-	return b.tooLate(ctx, key, t, &event{TS: ts, User: m.User}, "It is being worked on already. Reply “stop” to end it.")
+	key := messageKey(t.Team, t.Channel, ts) + ":delete"
+	if prompt.State == sessions.Queued {
+		withdrawn, err := b.engine.Withdraw(ctx, key, t, ts)
+		if err != nil || withdrawn {
+			return b.orTell(ctx, err, key, t, "")
+		}
+	}
+	return b.tooLate(ctx, key, t, prompt.ID, m.User.ID, "It is being worked on already. Reply “stop” to end it.")
 }
 
-// tooLate tells the author alone that a change of their message came after its
-// prompt had begun. Messages that are no running prompt are none of our business.
-func (b *Bot) tooLate(ctx context.Context, key string, t sessions.Thread, m *event, text string) error {
+// promptOf is the prompt that a message became, or nil: most messages that
+// people edit or delete are none of our business.
+func (b *Bot) promptOf(ctx context.Context, t sessions.Thread, ts string) (*sessions.Prompt, error) {
 	session, err := b.engine.SessionOfThread(ctx, t)
 	if errors.Is(err, sessions.ErrNotFound) {
-		return nil
+		return nil, nil
 	}
 	if err != nil {
-		return err
+		return nil, err
 	}
 	prompts, err := b.engine.Prompts(ctx, session.ID)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	for _, p := range prompts {
-		if p.MessageTS == m.TS && p.State == sessions.Running {
-			return b.tell(ctx, key, t, m.User.ID, text)
+	for i := range prompts {
+		if prompts[i].MessageTS == ts {
+			return &prompts[i], nil
 		}
 	}
-	return nil
+	return nil, nil
+}
+
+// tooLate tells the author alone that a change of their message came while its
+// prompt was running.
+func (b *Bot) tooLate(ctx context.Context, key string, t sessions.Thread, prompt, user, text string) error {
+	p, err := b.engine.Prompt(ctx, prompt)
+	if err != nil || p.State != sessions.Running {
+		return err
+	}
+	return b.tell(ctx, key, t, user, text)
 }
 
 // onSessionStopped is the Stop of Slack's own "is working…" row.

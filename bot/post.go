@@ -61,8 +61,9 @@ func failed(method string, err error) error {
 	return &failure{method, err}
 }
 
-// deliver makes one delivery and records what became of it.
-func (d *deliverer) deliver(ctx context.Context, it sessions.Delivery, t sessions.Thread, c *card) {
+// deliver makes one delivery and records what became of it. ok says that it
+// succeeded.
+func (d *deliverer) deliver(ctx context.Context, it sessions.Delivery, t sessions.Thread, c *card) (ok bool) {
 	var err error
 	switch it.Kind {
 	case sessions.DeliverCard:
@@ -72,8 +73,7 @@ func (d *deliverer) deliver(ctx context.Context, it sessions.Delivery, t session
 	case sessions.DeliverMenu:
 		err = d.deliverMenu(ctx, it, t)
 	case sessions.DeliverNotice:
-		m := renderNotice(notice(it))
-		err = d.postOnce(ctx, it, t, m)
+		err = d.postOnce(ctx, it, t, renderNotice(notice(it)))
 	case sessions.DeliverEphemeral:
 		err = d.whisper(ctx, it, t)
 	default:
@@ -82,11 +82,12 @@ func (d *deliverer) deliver(ctx context.Context, it sessions.Delivery, t session
 	if err != nil {
 		d.recordFailure(ctx, it, c, err)
 	}
+	return err == nil
 }
 
 func renderNotice(n sessions.Notice) message {
 	text := escape(n.Text)
-	return message{text: clipMarkup(text, notificationRoom), blocks: []slack.Block{section(text)}}
+	return message{text: clipMarkup(text, notificationRoom), full: n.Text, blocks: []slack.Block{section(text)}}
 }
 
 // postOnce posts a delivery that is one message and is never edited.
@@ -137,8 +138,8 @@ func (d *deliverer) post(ctx context.Context, it sessions.Delivery, t sessions.T
 		return "", err
 	}
 	ts, err = d.postMessage(ctx, t, key, m)
-	if refusedBlocks[slackCode(err)] && m.full != "" {
-		d.log.Error("Slack refuses an answer's blocks; it is posted as plain text", "key", key, "err", err)
+	if refusedBlocks[slackCode(err)] {
+		d.log.Error("Slack refuses a message's blocks; it is posted as plain text", "key", key, "err", err)
 		ts, err = d.postMessage(ctx, t, key, m.asPlain())
 	}
 	return ts, failed(methodPost, err)
@@ -159,14 +160,23 @@ func (d *deliverer) postMessage(ctx context.Context, t sessions.Thread, key stri
 	return ts, err
 }
 
-// update edits a message. The metadata is sent again because an edit without it
-// removes it.
+// update edits a message.
 func (d *deliverer) update(ctx context.Context, at landed, key string, m message) error {
+	err := d.updateMessage(ctx, at, key, m)
+	if refusedBlocks[slackCode(err)] {
+		d.log.Error("Slack refuses a message's blocks; it is edited to plain text", "key", key, "err", err)
+		err = d.updateMessage(ctx, at, key, m.asPlain())
+	}
+	return failed(methodUpdate, err)
+}
+
+// updateMessage sends the metadata again because an edit without it removes it.
+func (d *deliverer) updateMessage(ctx context.Context, at landed, key string, m message) error {
 	_, _, _, err := d.api.UpdateMessageContext(ctx, at.Channel, at.TS,
 		slack.MsgOptionText(m.text, false),
 		slack.MsgOptionBlocks(m.blocks...),
 		slack.MsgOptionMetadata(slack.SlackMetadata{EventType: metadataType, EventPayload: map[string]any{keyField: key}}))
-	return failed(methodUpdate, err)
+	return err
 }
 
 // search looks for our message with the key in a thread, or in the channel if
@@ -261,25 +271,42 @@ func (d *deliverer) recordFailure(ctx context.Context, it sessions.Delivery, c *
 			d.log.Error("a delivery failed on our side", "delivery", it.ID, "kind", it.Kind, "err", cause)
 			return d.engine.Postponed(ctx, it.ID, pauseAfter(it.Attempts), it.Unknown, cause)
 		}
-		var limited *slack.RateLimitedError
 		code := slackCode(f.err)
+		after, limited := retryAfter(f.err)
 		switch {
-		case errors.As(f.err, &limited):
-			d.budget.close(f.method, limited.RetryAfter)
-			return d.engine.Postponed(ctx, it.ID, limited.RetryAfter, it.Unknown && f.method == methodReplies, cause)
+		case limited:
+			d.budget.close(f.method, after)
+			return d.engine.Postponed(ctx, it.ID, after, it.Unknown && f.method == methodReplies, cause)
 		case slices.Contains(finalCodes, code), refusedBlocks[code], code != "" && it.Attempts >= giveUpAfter:
 			if c != nil {
 				c.over = true
 			}
 			return d.engine.Abandoned(ctx, it.ID, cause)
 		}
-		doubtful := code == "" || slices.Contains(doubtfulCodes, code)
-		d.log.Warn("a delivery is tried again", "delivery", it.ID, "kind", it.Kind, "doubtful", doubtful, "err", cause)
-		return d.engine.Postponed(ctx, it.ID, pauseAfter(it.Attempts), doubtful && f.method != methodUpdate, cause)
+		unknown := code == "" || slices.Contains(doubtfulCodes, code)
+		switch f.method {
+		case methodUpdate:
+			unknown = false // an edit can be repeated
+		case methodReplies:
+			unknown = it.Unknown
+		}
+		d.log.Warn("a delivery is tried again", "delivery", it.ID, "kind", it.Kind, "unknown", unknown, "err", cause)
+		return d.engine.Postponed(ctx, it.ID, pauseAfter(it.Attempts), unknown, cause)
 	})
 	if err != nil {
 		d.log.Error("what became of a delivery was not recorded", "delivery", it.ID, "err", err)
 	}
+}
+
+// retryAfter is how long Slack wants to be left alone, if it said so. Some methods
+// say it with 200 and without a time.
+func retryAfter(err error) (after time.Duration, limited bool) {
+	var r *slack.RateLimitedError
+	if errors.As(err, &r) {
+		return r.RetryAfter, true
+	}
+	code := slackCode(err)
+	return 10 * time.Second, code == "ratelimited" || code == "rate_limited"
 }
 
 // pauseAfter is how long to wait after so many tries. The first pause is long

@@ -42,7 +42,7 @@ func (b *Bot) keepSocket(ctx context.Context, n int, l *lanes) error {
 // is refused again and again from becoming a hot loop.
 func (b *Bot) socket(ctx context.Context, l *lanes) error {
 	pace := rate.NewLimiter(rate.Every(time.Second), 5)
-	client := socketmode.New(newClient(b.cfg), socketmode.OptionDialer(&websocket.Dialer{
+	client := socketmode.New(b.client(), socketmode.OptionDialer(&websocket.Dialer{
 		Proxy:            http.ProxyFromEnvironment,
 		HandshakeTimeout: 20 * time.Second,
 		WriteBufferSize:  32 << 10, // Slack wants an acknowledgement in one frame
