@@ -311,3 +311,31 @@ func TestToolsAreShownReadOnly(t *testing.T) {
 		t.Error("a tool that does not exist was accepted")
 	}
 }
+
+func TestOldProgramsGoAndTheirBoxesStay(t *testing.T) {
+	t.Parallel()
+	p := open(t, Options{})
+	old := filepath.Join(p.dir, "programs", "old")
+	program, err := os.ReadFile(p.program)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(old, append(program, 0), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	b := start(t, &Provider{dir: p.dir, program: old, tools: p.tools, lifetime: p.lifetime, memMiB: p.memMiB,
+		uid: p.uid, log: p.log, bwrap: p.bwrap, noUserns: p.noUserns})
+	long := time.Now().Add(-2 * programTime)
+	if err := os.Chtimes(old, long, long); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := New(t.Context(), Options{Dir: p.dir}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(old); err == nil {
+		t.Error("an old program is still there")
+	}
+	if out, exit := sh(t, b, "test -x "+Program+" && echo works"); exit != 0 || out != "works" {
+		t.Errorf("its box says %q, exit %d", out, exit)
+	}
+}

@@ -114,10 +114,10 @@ func New(ctx context.Context, o Options) (*Provider, error) {
 		}
 		p.giveUpIsolation(ctx, err)
 	}
-	if err := p.tidy(ctx); err != nil {
+	if err := errors.Join(p.tidy(ctx), p.prunePrograms(), p.emptyTrash()); err != nil {
 		return nil, err
 	}
-	return p, p.emptyTrash()
+	return p, nil
 }
 
 func configure(o Options) (*Provider, error) {
@@ -213,7 +213,9 @@ func (p *Provider) Run(ctx context.Context) error {
 		case f := <-p.forwards:
 			g.Go(func() error { return p.serveForward(ctx, f) })
 		case <-tick.C:
-			if err := errors.Join(p.tidy(ctx), p.emptyTrash()); err != nil && ctx.Err() == nil {
+			now := time.Now()
+			err := errors.Join(p.tidy(ctx), p.emptyTrash(), os.Chtimes(p.program, now, now)) // see prunePrograms
+			if err != nil && ctx.Err() == nil {
 				p.log.WarnContext(ctx, "tidying sandboxes", "error", err)
 			}
 		case <-ctx.Done():
@@ -222,7 +224,9 @@ func (p *Provider) Run(ctx context.Context) error {
 	}
 }
 
-// copyProgram keeps the program that boxes run under the hash of its content.
+// copyProgram keeps the program that boxes run under the hash of its content. A
+// copy that is there already is not replaced: another control plane may be
+// showing it to a box at this moment.
 func (p *Provider) copyProgram(path string) error {
 	if path == "" {
 		self, err := os.Executable()
@@ -236,20 +240,61 @@ func (p *Provider) copyProgram(path string) error {
 		return fmt.Errorf("opening the program for sandboxes: %w", err)
 	}
 	defer in.Close()
-	out, err := os.CreateTemp(filepath.Join(p.dir, "programs"), ".new-*")
-	if err != nil {
-		return fmt.Errorf("copying the program for sandboxes: %w", err)
-	}
-	defer os.Remove(out.Name()) // nothing is there after the rename
 	hash := sha256.New()
-	_, err = io.Copy(io.MultiWriter(out, hash), in)
-	err = errors.Join(err, out.Chmod(0o755), out.Close())
-	p.program = filepath.Join(p.dir, "programs", hex.EncodeToString(hash.Sum(nil)))
-	if err == nil {
-		err = os.Rename(out.Name(), p.program)
+	if _, err := io.Copy(hash, in); err != nil {
+		return fmt.Errorf("reading the program for sandboxes: %w", err)
 	}
-	if err != nil {
+	p.program = filepath.Join(p.dir, "programs", hex.EncodeToString(hash.Sum(nil)))
+	now := time.Now()
+	if os.Chtimes(p.program, now, now) == nil { // see prunePrograms
+		return nil
+	}
+	if err := copyProgramTo(in, p.program); err != nil {
 		return fmt.Errorf("copying the program for sandboxes: %w", err)
+	}
+	return nil
+}
+
+// copyProgramTo makes a whole copy appear under a name, unless one has meanwhile.
+func copyProgramTo(in *os.File, path string) error {
+	if _, err := in.Seek(0, io.SeekStart); err != nil {
+		return err
+	}
+	out, err := os.CreateTemp(filepath.Dir(path), ".new-*")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(out.Name()) // its other name, if it got one, stays
+	_, err = io.Copy(out, in)
+	err = errors.Join(err, out.Chmod(0o755), out.Sync(), out.Close())
+	if err == nil {
+		err = os.Link(out.Name(), path)
+	}
+	if errors.Is(err, os.ErrExist) {
+		return nil
+	}
+	return err
+}
+
+// programTime is how long a program is kept after the last sign of a control
+// plane that uses it, which touches it as long as it runs.
+const programTime = 7 * 24 * time.Hour
+
+// prunePrograms removes copies of programs that nobody starts boxes with any
+// more. A box that runs one keeps it: its mount outlives the name.
+func (p *Provider) prunePrograms() error {
+	dir := filepath.Dir(p.program)
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return fmt.Errorf("removing old programs: %w", err)
+	}
+	for _, e := range entries {
+		path := filepath.Join(dir, e.Name())
+		if info, err := e.Info(); err == nil && path != p.program && time.Since(info.ModTime()) > programTime {
+			if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+				return fmt.Errorf("removing old programs: %w", err)
+			}
+		}
 	}
 	return nil
 }
