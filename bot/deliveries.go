@@ -48,7 +48,7 @@ func (d *deliverer) deliverCard(ctx context.Context, it sessions.Delivery, t ses
 		return fmt.Errorf("encoding where a card is: %w", err)
 	}
 	c.due.Remote, c.due.Unknown = remote, false
-	d.showStatus(t, view.Prompt)
+	d.showStatus(t, view)
 	c.over = view.Prompt.State.Settled()
 	return d.record(ctx, func(ctx context.Context) error {
 		return d.engine.Delivered(ctx, it.ID, at, cursor, c.over)
@@ -56,12 +56,13 @@ func (d *deliverer) deliverCard(ctx context.Context, it sessions.Delivery, t ses
 }
 
 // showStatus keeps Slack's own row in step with the card.
-func (d *deliverer) showStatus(t sessions.Thread, p sessions.Prompt) {
-	if p.State.Settled() {
-		d.status.want(t, slack.AgentSessionStatusActive)
-		return
+func (d *deliverer) showStatus(t sessions.Thread, v cardView) {
+	const titleRoom = 200 // characters, of agents.sessions.setStatus
+	w := wish{status: slack.AgentSessionStatusProcessing, title: clip(v.Session.Title, titleRoom)}
+	if v.Prompt.State.Settled() {
+		w.status = slack.AgentSessionStatusActive
 	}
-	d.status.want(t, slack.AgentSessionStatusProcessing)
+	d.status.want(t, w)
 }
 
 // cardView reads what a card shows, and the log position that this is. The

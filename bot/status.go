@@ -31,33 +31,31 @@ type statusSetter struct {
 	budget *budget
 
 	mu     sync.Mutex
-	wanted map[sessions.Thread]string
-	said   map[sessions.Thread]saidStatus
+	wanted map[sessions.Thread]wish
+	said   map[sessions.Thread]time.Time // when processing was said last
 }
 
-type saidStatus struct {
-	status string
-	at     time.Time
-}
+// wish is the status that a thread should have. Slack takes the title only when
+// it has none yet.
+type wish struct{ status, title string }
 
 func newStatusSetter(log *slog.Logger, api *slack.Client) *statusSetter {
 	return &statusSetter{log: log, api: api, wake: make(chan struct{}, 1), budget: newBudget(),
-		wanted: make(map[sessions.Thread]string), said: make(map[sessions.Thread]saidStatus)}
+		wanted: make(map[sessions.Thread]wish), said: make(map[sessions.Thread]time.Time)}
 }
 
 // want asks for a thread's status. It returns at once.
-func (s *statusSetter) want(t sessions.Thread, status string) {
+func (s *statusSetter) want(t sessions.Thread, w wish) {
 	if t.TS == "" {
 		return
 	}
 	s.mu.Lock()
-	before := s.said[t]
-	if before.status == status && (status != slack.AgentSessionStatusProcessing || time.Since(before.at) < statusLasts) {
+	at, processing := s.said[t]
+	if w.status == slack.AgentSessionStatusProcessing && processing && time.Since(at) < statusLasts {
 		delete(s.wanted, t)
-		s.mu.Unlock()
-		return
+	} else {
+		s.wanted[t] = w
 	}
-	s.wanted[t] = status
 	s.mu.Unlock()
 	select {
 	case s.wake <- struct{}{}:
@@ -73,11 +71,11 @@ func (s *statusSetter) run(ctx context.Context) error {
 		case <-s.wake:
 		}
 		for {
-			t, status, some := s.next()
+			t, w, some := s.next()
 			if !some {
 				break
 			}
-			if pause := s.send(ctx, t, status); pause > 0 {
+			if pause := s.send(ctx, t, w); pause > 0 {
 				select {
 				case <-ctx.Done():
 					return nil
@@ -88,25 +86,24 @@ func (s *statusSetter) run(ctx context.Context) error {
 	}
 }
 
-// next takes one wish. What is wished for ends is forgotten with it: a thread that
-// is not working needs no memory.
-func (s *statusSetter) next() (t sessions.Thread, status string, some bool) {
+// next takes one wish. A thread that is not working needs no memory.
+func (s *statusSetter) next() (t sessions.Thread, w wish, some bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for t, status = range s.wanted {
+	for t, w = range s.wanted {
 		delete(s.wanted, t)
-		if status == slack.AgentSessionStatusProcessing {
-			s.said[t] = saidStatus{status, time.Now()}
+		if w.status == slack.AgentSessionStatusProcessing {
+			s.said[t] = time.Now()
 		} else {
 			delete(s.said, t)
 		}
-		return t, status, true
+		return t, w, true
 	}
-	return t, "", false
+	return t, w, false
 }
 
 // send sets one status and returns how long to leave Slack alone.
-func (s *statusSetter) send(ctx context.Context, t sessions.Thread, status string) time.Duration {
+func (s *statusSetter) send(ctx context.Context, t sessions.Thread, w wish) time.Duration {
 	if wait := s.budget.take(methodStatus, t.Channel, time.Now()); wait > 0 {
 		select {
 		case <-ctx.Done():
@@ -115,7 +112,7 @@ func (s *statusSetter) send(ctx context.Context, t sessions.Thread, status strin
 		}
 	}
 	_, err := s.api.SetAgentSessionStatusContext(ctx, slack.AgentSessionSetStatusParameters{
-		Status: status, ChannelID: t.Channel, ThreadTS: t.TS,
+		Status: w.status, Title: w.title, ChannelID: t.Channel, ThreadTS: t.TS,
 	})
 	var limited *slack.RateLimitedError
 	switch {
