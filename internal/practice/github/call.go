@@ -159,6 +159,9 @@ func (s *Server) serve(c *call, n need, h handler) (reply, error) {
 		return reply{}, err
 	}
 	s.limit(c)
+	if c.who.kind == byJWT && !slices.Contains(n.kinds, byJWT) {
+		return reply{}, refuse(http.StatusUnauthorized, "Bad credentials") // it is good for the App's own routes only
+	}
 	if n.kinds != nil && !slices.Contains(n.kinds, c.who.kind) {
 		return reply{}, n.wrongKind(c.who.kind)
 	}

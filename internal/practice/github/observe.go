@@ -22,7 +22,8 @@ type Fault struct {
 	Latency    time.Duration // first wait so long
 	Apply      bool          // then let the request have its effect, but not its answer
 	Status     int           // answer with this status; or
-	Cut        bool          // close the connection without an answer. Neither: answer as usual
+	Redirect   string        // with a redirect to this address; or
+	Cut        bool          // close the connection without an answer. None: answer as usual
 	Message    string        // of the error's body
 	RetryAfter time.Duration // sets Retry-After, in whole seconds
 	Limited    bool          // say that the rate limit is used up (with Status 403 or 429)
@@ -134,6 +135,10 @@ func (f *Fault) strike(w http.ResponseWriter, r *http.Request, next http.Handler
 		case <-r.Context().Done():
 			return
 		}
+	}
+	if f.Redirect != "" {
+		http.Redirect(w, r, f.Redirect, http.StatusTemporaryRedirect)
+		return
 	}
 	if f.Status == 0 && !f.Cut {
 		next.ServeHTTP(w, r)
