@@ -60,8 +60,10 @@ hook=$own/${0##*/}
 exec "$hook" "$@"
 `
 
-// trailerScript is the part of commit-msg that is ours.
-const trailerScript = `git interpret-trailers --in-place --if-exists addIfDifferent%s "$1" || exit 1
+// trailerScript is the part of commit-msg that is ours. The message of a merge
+// comes without a last line break, and trailers would continue its only line.
+const trailerScript = `[ -z "$(tail -c 1 "$1")" ] || echo >> "$1"
+git interpret-trailers --in-place --if-exists addIfDifferent%s "$1" || exit 1
 `
 
 // install writes the hooks.

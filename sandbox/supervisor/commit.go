@@ -18,6 +18,8 @@ type credit struct {
 	trailers []string
 	subject  string // of a commit of leftovers
 	prompt   string
+	// committer is the e-mail address of everything that is committed in here.
+	committer string
 }
 
 // settleWork makes everything that changed since commit since a commit of
@@ -186,12 +188,12 @@ func (r *repository) fresh(ctx context.Context, since string) ([]string, error) 
 
 // rewrite returns the commit that shall stand for sha: itself if all is well.
 func (r *repository) rewrite(ctx context.Context, sha string, renamed map[string]string, c credit) (string, error) {
-	out, err := r.git(ctx, "show", "--no-patch", "--format=%T%x00%P%x00%an%x00%ae%x00%ad%x00%B", "--date=raw", sha)
+	out, err := r.git(ctx, "show", "--no-patch", "--format=%T%x00%P%x00%an%x00%ae%x00%ad%x00%ce%x00%B", "--date=raw", sha)
 	if err != nil {
 		return "", err
 	}
-	f := strings.SplitN(out, "\x00", 6)
-	if len(f) < 6 {
+	f := strings.SplitN(out, "\x00", 7)
+	if len(f) < 7 {
 		return "", fmt.Errorf("reading commit %s: unexpected answer of git", sha)
 	}
 	same := f[2] == c.author.name && f[3] == c.author.email
@@ -201,7 +203,10 @@ func (r *repository) rewrite(ctx context.Context, sha string, renamed map[string
 			parents[i], same = to, false
 		}
 	}
-	body := strings.TrimRight(f[5], "\n") + "\n"
+	if f[5] != c.committer && r.isPushed(ctx, sha) {
+		return sha, nil // a person pushed it to the session's branch
+	}
+	body := strings.TrimRight(f[6], "\n") + "\n"
 	for _, t := range c.trailers {
 		same = same && slices.Contains(strings.Split(body, "\n"), t)
 	}
@@ -219,6 +224,11 @@ func (r *repository) rewrite(ctx context.Context, sha string, renamed map[string
 	env := append(c.author.env("AUTHOR"), "GIT_AUTHOR_DATE="+f[4])
 	replaced, err := r.gitWith(ctx, env, text, args...)
 	return strings.TrimSpace(replaced), err
+}
+
+// isPushed tells whether the session's branch at the remote has the commit.
+func (r *repository) isPushed(ctx context.Context, sha string) bool {
+	return r.succeeds(ctx, "merge-base", "--is-ancestor", sha, "refs/remotes/origin/"+r.branch)
 }
 
 // describe tells of the commits that are new since commit since.

@@ -185,6 +185,8 @@ func (r *repository) returnToBranch(ctx context.Context) error {
 // clearLocks removes lock files that a killed git left. Only for moments in
 // which no git runs.
 func (r *repository) clearLocks() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	dir := filepath.Join(r.dir, ".git")
 	for _, pattern := range []string{"*.lock", "refs/heads/*.lock", "refs/heads/*/*.lock", "refs/remotes/*/*.lock", "objects/info/*.lock"} {
 		locks, _ := filepath.Glob(filepath.Join(dir, pattern))

@@ -274,7 +274,7 @@ func agentEnv(given []string, home, gateway string, git []string) []string {
 		"OPENCODE_CLIENT": "openinspect",
 		"HTTP_PROXY":      gateway, "http_proxy": gateway, "HTTPS_PROXY": gateway, "https_proxy": gateway,
 		"NO_PROXY": "localhost,127.0.0.1,::1", "no_proxy": "localhost,127.0.0.1,::1",
-		"npm_config_update_notifier": "false",
+		"NODE_USE_ENV_PROXY": "1", "npm_config_update_notifier": "false",
 	}
 	for _, kv := range given {
 		name, _, _ := strings.Cut(kv, "=")

@@ -57,7 +57,7 @@ func (s *supervisor) converse(ctx context.Context, t *turn) error {
 	if err := s.ensureAgent(ctx, model); err != nil {
 		return fmt.Errorf("the agent's program did not start: %w", err)
 	}
-	if err := s.identity.setAuthor(t.credit(nil).author); err != nil {
+	if err := s.identity.setAuthor(t.author()); err != nil {
 		return fmt.Errorf("the author could not be set: %w", err)
 	}
 	head, err := s.repo.head(ctx)
@@ -210,7 +210,7 @@ func (s *supervisor) keep(ctx context.Context, t *turn) {
 func (s *supervisor) commit(ctx context.Context, t *turn) error {
 	ctx, cancel := context.WithTimeout(ctx, commitWait)
 	defer cancel()
-	commits, notes, err := s.repo.settleWork(ctx, t.startedAt(), t.credit(s.identity.trailers))
+	commits, notes, err := s.repo.settleWork(ctx, t.startedAt(), s.credit(t.prompt.ID, subjectOf(t.prompt.Text), t.author()))
 	for _, c := range commits {
 		if t.firstReport(c.SHA) {
 			s.bridge.Event(sandbox.KindCommit, t.prompt.ID, c)
@@ -220,6 +220,11 @@ func (s *supervisor) commit(ctx context.Context, t *turn) error {
 		s.note(t.prompt.ID, n)
 	}
 	return err
+}
+
+// credit is under whose name a prompt's work is committed.
+func (s *supervisor) credit(prompt, subject string, author person) credit {
+	return credit{author: author, trailers: s.identity.trailers, subject: subject, prompt: prompt, committer: s.identity.bot.email}
 }
 
 func (s *supervisor) note(prompt, text string) {
@@ -245,8 +250,8 @@ func (s *supervisor) recordPath() string { return filepath.Join(s.state, "runnin
 
 // remember writes that the prompt runs.
 func (s *supervisor) remember(t *turn) error {
-	c := t.credit(nil)
-	data, err := json.Marshal(interrupted{c.prompt, c.subject, c.author.name, c.author.email, t.startedAt()})
+	author := t.author()
+	data, err := json.Marshal(interrupted{t.prompt.ID, subjectOf(t.prompt.Text), author.name, author.email, t.startedAt()})
 	if err == nil {
 		err = writeFile(s.recordPath(), data)
 	}
@@ -272,9 +277,7 @@ func (s *supervisor) settleInterrupted(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("reading whose work was interrupted: %w", err)
 	}
-	commits, notes, err := s.repo.settleWork(ctx, was.Since, credit{
-		author: person{was.Name, was.Email}, trailers: s.identity.trailers, subject: was.Subject, prompt: was.Prompt,
-	})
+	commits, notes, err := s.repo.settleWork(ctx, was.Since, s.credit(was.Prompt, was.Subject, person{was.Name, was.Email}))
 	if err != nil {
 		return fmt.Errorf("committing what an interrupted prompt left: %w", err)
 	}

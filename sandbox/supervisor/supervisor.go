@@ -88,8 +88,6 @@ type supervisor struct {
 
 	welcomed chan struct{} // closed when welcome is valid
 	parking  chan struct{} // closed when the box shall end
-	ready    chan struct{} // closed when the boot has ended; bootErr is valid then
-	bootErr  error
 	wake     chan struct{} // the queue is not empty
 
 	mu         sync.Mutex
@@ -98,7 +96,8 @@ type supervisor struct {
 	queue      []*turn // oldest first; the first one may be running
 	running    *turn
 
-	// Set by the boot before ready, and then used by the goroutine that runs prompts.
+	// Set by the boot, and then used by the goroutine that runs prompts.
+	bootErr  error // why prompts cannot run
 	repo     *repository
 	identity *identity
 	settings agentSettings
@@ -152,7 +151,7 @@ func newSupervisor(cfg Config) (*supervisor, error) {
 		cfg: cfg, control: control, boot: newID("boot-"), toolKey: newID(""),
 		state:    filepath.Join(cfg.Home, ".openinspect"),
 		welcomed: make(chan struct{}), parking: make(chan struct{}),
-		ready: make(chan struct{}), wake: make(chan struct{}, 1),
+		wake: make(chan struct{}, 1),
 	}
 	if err := os.MkdirAll(s.state, 0o700); err != nil {
 		return nil, fmt.Errorf("making the supervisor's folder: %w", err)
@@ -191,9 +190,7 @@ func (s *supervisor) work(ctx, lines context.Context) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	s.bootErr = s.bootUp(ctx)
-	close(s.ready)
-	if s.bootErr != nil {
+	if s.bootErr = s.bootUnlessParked(ctx); s.bootErr != nil {
 		s.cfg.Log.Error("the boot failed", "err", s.bootErr)
 	}
 	for {
@@ -211,6 +208,20 @@ func (s *supervisor) work(ctx, lines context.Context) error {
 			}
 		}
 	}
+}
+
+// bootUnlessParked boots, and gives up if the box shall end meanwhile.
+func (s *supervisor) bootUnlessParked(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	s.family.tasks.Go(func() {
+		select {
+		case <-s.parking:
+			cancel()
+		case <-ctx.Done():
+		}
+	})
+	defer cancel()
+	return s.bootUp(ctx)
 }
 
 // next takes the oldest prompt that is still to be run. While the box parks

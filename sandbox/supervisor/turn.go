@@ -1,6 +1,7 @@
 package supervisor
 
 import (
+	"cmp"
 	"context"
 	"encoding/base64"
 	"encoding/json"
@@ -119,13 +120,8 @@ func (t *turn) firstReport(sha string) bool {
 	return true
 }
 
-// credit is under whose name the prompt's work is committed.
-func (t *turn) credit(trailers []string) credit {
-	return credit{
-		author:   person{t.prompt.AuthorName, t.prompt.AuthorEmail}.clean(),
-		trailers: trailers, subject: subjectOf(t.prompt.Text), prompt: t.prompt.ID,
-	}
-}
+// author is whom the prompt's commits name.
+func (t *turn) author() person { return person{t.prompt.AuthorName, t.prompt.AuthorEmail}.clean() }
 
 // subjectOf makes a commit's subject of what was asked for.
 func subjectOf(text string) string {
@@ -246,36 +242,33 @@ func (c *conversation) overdue() error {
 	return nil
 }
 
+// properties are what the events that matter here carry, all in one.
+type properties struct {
+	SessionID string        `json:"sessionID"`
+	Info      messageInfo   `json:"info"`
+	Part      part          `json:"part"`
+	PartID    string        `json:"partID"`
+	Delta     string        `json:"delta"`
+	Field     string        `json:"field"`
+	Status    sessionStatus `json:"status"`
+	Error     *apiError     `json:"error"`
+	Todos     []struct {
+		Content string `json:"content"`
+		Status  string `json:"status"`
+	} `json:"todos"`
+}
+
 // handle takes in one event and reports whether the conversation may be over.
 func (c *conversation) handle(e event) (look bool) {
-	var p struct {
-		SessionID string        `json:"sessionID"`
-		Info      messageInfo   `json:"info"`
-		Part      part          `json:"part"`
-		PartID    string        `json:"partID"`
-		Delta     string        `json:"delta"`
-		Field     string        `json:"field"`
-		Status    sessionStatus `json:"status"`
-		Error     *apiError     `json:"error"`
-		Todos     []struct {
-			Content string `json:"content"`
-			Status  string `json:"status"`
-		} `json:"todos"`
-	}
+	var p properties
 	if json.Unmarshal(e.Properties, &p) != nil {
-		return false
-	}
-	session := p.SessionID
-	if session == "" {
-		session = p.Info.SessionID + p.Part.SessionID
-	}
-	if session == "" {
 		return false
 	}
 	switch e.Type {
 	case "message.part.updated", "message.part.delta", "message.updated":
 		c.progress = time.Now() // a sub-agent's too
 	}
+	session := cmp.Or(p.SessionID, p.Info.SessionID, p.Part.SessionID)
 	if session != c.session {
 		return false
 	}
@@ -289,21 +282,23 @@ func (c *conversation) handle(e event) (look bool) {
 			c.script.added(p.PartID, p.Delta)
 		}
 	case "todo.updated":
-		list := sandbox.BodyTodo{Items: []sandbox.TodoItem{}}
-		for _, item := range p.Todos {
-			list.Items = append(list.Items, sandbox.TodoItem{Text: item.Content, State: item.Status})
-		}
-		c.turn.emit(sandbox.KindTodo, list)
+		c.turn.emit(sandbox.KindTodo, todoList(p))
 	case "session.status":
 		c.status(p.Status)
 	case "session.error":
-		if p.Error != nil {
-			c.failure = p.Error
-		}
+		c.failure = cmp.Or(p.Error, c.failure)
 	case "session.idle":
 		return true
 	}
 	return false
+}
+
+func todoList(p properties) sandbox.BodyTodo {
+	list := sandbox.BodyTodo{Items: []sandbox.TodoItem{}}
+	for _, item := range p.Todos {
+		list.Items = append(list.Items, sandbox.TodoItem{Text: item.Content, State: item.Status})
+	}
+	return list
 }
 
 // status reports that OpenCode will try the model again.

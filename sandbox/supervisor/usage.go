@@ -20,6 +20,7 @@ type usage struct {
 
 const (
 	memoryEvery = 5 * time.Second
+	firstDisk   = 15 * time.Second
 	diskEvery   = 2 * time.Minute
 )
 
@@ -31,7 +32,8 @@ func (u *usage) last() (memory, disk int64) {
 
 // run measures until ctx ends.
 func (u *usage) run(ctx context.Context) error {
-	memory, disk := time.NewTicker(memoryEvery), time.NewTicker(diskEvery)
+	// The first look at the disk comes after the boot, which has better use for it.
+	memory, disk := time.NewTicker(memoryEvery), time.NewTicker(firstDisk)
 	defer memory.Stop()
 	defer disk.Stop()
 	for {
@@ -44,6 +46,7 @@ func (u *usage) run(ctx context.Context) error {
 			u.memory = n
 			u.mu.Unlock()
 		case <-disk.C:
+			disk.Reset(diskEvery)
 			n := u.onDisk(ctx)
 			u.mu.Lock()
 			u.disk = n

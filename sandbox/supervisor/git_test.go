@@ -1,0 +1,231 @@
+package supervisor
+
+import (
+	"context"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"openinspect/sandbox"
+)
+
+// gitRig is a repository as a boot leaves it, without OpenCode.
+type gitRig struct {
+	t    *testing.T
+	repo *repository
+	id   *identity
+	bare string
+	seed string
+}
+
+func newGitRig(t *testing.T) *gitRig {
+	t.Helper()
+	dir := t.TempDir()
+	g := &gitRig{t: t, bare: filepath.Join(dir, "remotes/acme/greeter.git"), seed: filepath.Join(dir, "seed")}
+	g.run(dir, nil, "git init -q --bare -b main "+g.bare+" && git init -q -b main seed && cd seed && echo a > a.txt && git add . && git commit -qm first && git push -q "+g.bare+" main")
+	bot := person{botName, botEmail}
+	g.id = &identity{dir: filepath.Join(dir, "id"), bot: bot,
+		trailers: []string{"Session: https://inspect.example/s/1", "Co-authored-by: " + bot.name + " <" + bot.email + ">"}}
+	if err := g.id.install(); err != nil {
+		t.Fatal(err)
+	}
+	env := append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + dir, "LANG=C.UTF-8"},
+		g.id.env("file://"+dir+"/gateway", "https://github.com/acme/greeter.git", "acme/greeter")...)
+	if err := os.Symlink(filepath.Dir(filepath.Dir(g.bare)), filepath.Join(dir, "git")); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(dir, filepath.Join(dir, "gateway")); err != nil {
+		t.Fatal(err)
+	}
+	g.repo = &repository{dir: filepath.Join(dir, "work"), branch: "inspect/1", base: "main", env: env,
+		family: &family{own: map[int]bool{}}, rewritten: map[string]bool{}}
+	if err := g.repo.clone(t.Context(), "https://github.com/acme/greeter.git"); err != nil {
+		t.Fatal(err)
+	}
+	if err := g.repo.begin(t.Context(), ""); err != nil {
+		t.Fatal(err)
+	}
+	return g
+}
+
+// run runs a shell script as a person outside of the box.
+func (g *gitRig) run(dir string, env []string, script string) string {
+	g.t.Helper()
+	cmd := exec.Command("sh", "-ec", script)
+	cmd.Dir = dir
+	cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + dir, "GIT_AUTHOR_NAME=Seed", "GIT_AUTHOR_EMAIL=s@example.com",
+		"GIT_COMMITTER_NAME=Seed", "GIT_COMMITTER_EMAIL=s@example.com"}, env...)
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		g.t.Fatalf("%s: %v\n%s", script, err, out)
+	}
+	return string(out)
+}
+
+// agent runs a shell script as the agent does, in the working tree.
+func (g *gitRig) agent(script string) {
+	g.t.Helper()
+	cmd := exec.Command("sh", "-ec", script)
+	cmd.Dir, cmd.Env = g.repo.dir, g.repo.env
+	if out, err := cmd.CombinedOutput(); err != nil {
+		g.t.Fatalf("%s: %v\n%s", script, err, out)
+	}
+}
+
+// turn lets somebody's prompt do something and settles its work.
+func (g *gitRig) turn(author, script string) ([]sandbox.BodyCommit, []string) {
+	g.t.Helper()
+	p := person{author, strings.ToLower(author) + "@users.noreply.github.com"}
+	if err := g.id.setAuthor(p); err != nil {
+		g.t.Fatal(err)
+	}
+	since, err := g.repo.head(context.Background())
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	g.agent(script)
+	commits, notes, err := g.repo.settleWork(context.Background(), since,
+		credit{author: p, trailers: g.id.trailers, subject: "asked by " + author, prompt: "p-" + author, committer: botEmail})
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	return commits, notes
+}
+
+// branch lists author and subject of the session's branch since main, oldest first.
+func (g *gitRig) branch() string {
+	return g.run(g.repo.dir, []string{"GIT_CONFIG_COUNT=1", "GIT_CONFIG_KEY_0=safe.directory", "GIT_CONFIG_VALUE_0=*"},
+		"git log --reverse --topo-order --format='%an|%s' refs/remotes/origin/main..inspect/1")
+}
+
+func (g *gitRig) wantBranch(want string) {
+	g.t.Helper()
+	if diff := cmp.Diff(want, g.branch()); diff != "" {
+		g.t.Errorf("the branch (-want +got):\n%s", diff)
+	}
+}
+
+func TestCommitsCarryTheAuthorWhateverTheAgentDoes(t *testing.T) {
+	t.Parallel()
+	g := newGitRig(t)
+	g.turn("Alice", `echo 1 > 1; git add 1; git commit -qm one
+		echo 2 > 2; git add 2; git commit -qm two --no-verify --author "Eve <eve@example.com>"
+		git checkout -qb elsewhere; echo 3 > 3; git add 3; git commit -qm three
+		git checkout -q --detach; echo 4 > 4; git add 4; git commit -qm four; echo 5 > 5`)
+	g.wantBranch("Alice|one\nAlice|two\nAlice|three\nAlice|four\nAlice|asked by Alice\n")
+	first := g.branch()
+	g.turn("Bob", `true`)
+	g.wantBranch(first)
+	g.turn("Bob", `echo 6 > 6; git add 6; git commit -q --amend --no-edit; true`)
+	g.wantBranch("Alice|one\nAlice|two\nAlice|three\nAlice|four\nBob|asked by Alice\n")
+	if push := g.repo.push(t.Context()); push.Error != "" {
+		t.Error(push.Error)
+	}
+}
+
+func TestWorkOfPeopleThatIsMergedInStaysTheirs(t *testing.T) {
+	t.Parallel()
+	g := newGitRig(t)
+	g.turn("Alice", "echo 1 > 1")
+	if push := g.repo.push(t.Context()); push.Error != "" {
+		t.Fatal(push.Error)
+	}
+	g.run(g.seed, nil, "echo m > m.txt; git add .; git commit -qm 'on main'; git push -q "+g.bare+" main; git fetch -q "+g.bare+
+		" inspect/1; git checkout -q FETCH_HEAD; echo h > h.txt; git add .; git commit -qm 'by hand'; git push -q "+g.bare+" HEAD:inspect/1")
+	g.turn("Bob", "git fetch -q; git merge -q --no-edit origin/inspect/1; git merge -q --no-edit origin/main; echo 2 > 2")
+	g.wantBranch("Alice|asked by Alice\nSeed|by hand\nBob|Merge remote-tracking branch 'origin/main' into inspect/1\nBob|asked by Bob\n")
+	if push := g.repo.push(t.Context()); push.Error != "" {
+		t.Error(push.Error)
+	}
+}
+
+func TestAPushOverSomebodyElsesWorkIsRefusedInWords(t *testing.T) {
+	t.Parallel()
+	g := newGitRig(t)
+	g.turn("Alice", "echo 1 > 1")
+	if push := g.repo.push(t.Context()); push.Error != "" {
+		t.Fatal(push.Error)
+	}
+	g.run(g.seed, nil, "git fetch -q "+g.bare+" inspect/1; git checkout -q FETCH_HEAD; echo h > h.txt; git add .; git commit -qm 'by hand'; git push -q "+g.bare+" HEAD:inspect/1")
+	g.turn("Bob", "echo 2 > 2")
+	if push := g.repo.push(t.Context()); !strings.Contains(push.Error, "somebody else pushed") {
+		t.Errorf("push: %+v", push)
+	}
+	if err := os.WriteFile(filepath.Join(g.bare, "hooks/update"), []byte("#!/bin/sh\necho this session may only push its own branch >&2\nexit 1\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	g.agent("git fetch -q; git merge -q --no-edit origin/inspect/1")
+	if push := g.repo.push(t.Context()); !strings.Contains(push.Error, "hook declined") {
+		t.Errorf("push: %+v", push)
+	}
+}
+
+func TestABranchThatTheAgentPushedUnderAnotherNameIsReplaced(t *testing.T) {
+	t.Parallel()
+	g := newGitRig(t)
+	g.turn("Alice", `echo 1 > 1; git add 1; git commit -qm one --author "Eve <eve@example.com>"; git push -q origin HEAD`)
+	if push := g.repo.push(t.Context()); push.Error != "" {
+		t.Error(push.Error)
+	}
+	if log := g.run(g.bare, nil, "git log --format=%an main..inspect/1"); log != "Alice\n" {
+		t.Errorf("the remote branch is by %s", log)
+	}
+}
+
+func TestWorkInTheMiddleOfAMergeOrRebaseIsKept(t *testing.T) {
+	t.Parallel()
+	g := newGitRig(t)
+	g.run(g.seed, nil, "echo theirs > a.txt; git commit -qam theirs; git push -q "+g.bare+" main")
+	_, notes := g.turn("Alice", "echo ours > a.txt; git commit -qam ours; git fetch -q; git merge -q origin/main >/dev/null || true")
+	if len(notes) != 1 || !strings.Contains(notes[0], "merge was left unfinished") {
+		t.Errorf("notes: %q", notes)
+	}
+	_, notes = g.turn("Bob", "git checkout -q .; echo b > b.txt; git add b.txt; git commit -qm b; git rebase -q origin/main >/dev/null 2>&1 || true; echo late > late.txt")
+	if status := g.run(g.repo.dir, g.repo.env, "git status --porcelain; git symbolic-ref HEAD"); status != "refs/heads/inspect/1\n" {
+		t.Errorf("after it: %s (notes %q)", status, notes)
+	}
+}
+
+func TestTheRepositorysOwnHooksRunToo(t *testing.T) {
+	t.Parallel()
+	g := newGitRig(t)
+	g.agent("mkdir -p .husky; printf '#!/bin/sh\\necho pre >> ../ran\\n' > .husky/pre-commit; printf '#!/bin/sh\\necho msg >> ../ran\\n' > .git/hooks/commit-msg; chmod +x .husky/pre-commit .git/hooks/commit-msg")
+	g.turn("Alice", "echo 1 > 1; git add 1; git commit -qm one; git config core.hooksPath .husky; echo 2 > 2; git add 2; git commit -qm two")
+	ran, err := os.ReadFile(filepath.Join(g.repo.dir, "../ran"))
+	if err != nil || string(ran) != "msg\npre\n" {
+		t.Errorf("hooks ran: %q (%v)", ran, err)
+	}
+	if body := g.run(g.repo.dir, g.repo.env, "git log -3 --format=%B"); strings.Count(body, "Session: ") != 3 {
+		t.Errorf("trailers are missing or doubled:\n%s", body)
+	}
+}
+
+func TestADiffShowsNewRenamedBinaryAndDeletedFiles(t *testing.T) {
+	t.Parallel()
+	g := newGitRig(t)
+	g.turn("Alice", "seq 50 > numbers; echo x > gone")
+	since, err := g.repo.head(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	g.agent("git mv numbers 'new name'; rm gone; printf 'a\\0b' > bin; echo \"ü\" > 'ü \"q\".txt'")
+	c, err := g.repo.changes(t.Context(), since)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := map[string]string{}
+	for _, f := range c.files {
+		got[f.Path] = f.Status
+		if (f.Patch == "") != (f.Path == "bin") {
+			t.Errorf("the patch of %s is %q", f.Path, f.Patch)
+		}
+	}
+	want := map[string]string{"new name": "renamed", "gone": "deleted", "bin": "added", "ü \"q\".txt": "added"}
+	if diff := cmp.Diff(want, got); diff != "" || c.additions != 1 || c.deletions != 1 {
+		t.Errorf("+%d -%d, files (-want +got):\n%s", c.additions, c.deletions, diff)
+	}
+}
