@@ -172,6 +172,9 @@ func (c *Config) check() []error {
 	if _, err := modelPrices(c.ModelPrices); err != nil {
 		p = append(p, err)
 	}
+	if err := doors.AllowList(c.EgressAllow).Check(); err != nil {
+		complain("EGRESS_ALLOW: %w", err)
+	}
 	if c.SlackConnections < 1 || c.SlackConnections > 5 {
 		complain("SLACK_CONNECTIONS is %d: give 1 to 5 (Slack allows ten for all replicas)", c.SlackConnections)
 	}

@@ -364,3 +364,26 @@ func (s scriptFS) write(t testing.TB) fs.FS {
 	}
 	return os.DirFS(dir)
 }
+
+// pushFile commits an executable file to a remote's default branch.
+func (r *rig) pushFile(remote, path, text string) {
+	r.Helper()
+	dir := r.TempDir()
+	git := func(args ...string) {
+		cmd := exec.Command("git", append([]string{"-c", "user.name=Alice", "-c", "user.email=alice@example.org"}, args...)...)
+		cmd.Dir = dir
+		if out, err := cmd.CombinedOutput(); err != nil {
+			r.Fatalf("git %s: %v\n%s", args[0], err, out)
+		}
+	}
+	git("clone", "-q", remote, ".")
+	if err := os.MkdirAll(filepath.Dir(filepath.Join(dir, path)), 0o755); err != nil {
+		r.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, path), []byte(text), 0o755); err != nil {
+		r.Fatal(err)
+	}
+	git("add", path)
+	git("commit", "-qm", "Add "+path)
+	git("push", "-q", "origin", "HEAD")
+}

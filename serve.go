@@ -68,7 +68,8 @@ func serveCommand(ctx context.Context, _ []string, _, stderr io.Writer) error {
 // newControl builds the control plane. On an error, what was built is in the
 // result and close ends it.
 func newControl(ctx context.Context, cfg Config, log *slog.Logger) (*control, error) {
-	c := &control{cfg: cfg, log: log}
+	c := &control{cfg: cfg, log: log, registries: make(chan []string, 1)}
+	go func() { c.registries <- doors.DefaultAllowList(ctx) }() // asks npm, which takes its time
 	key, err := seal.Parse(cfg.SecretKey)
 	if err != nil {
 		return c, err
@@ -89,7 +90,7 @@ func newControl(ctx context.Context, cfg Config, log *slog.Logger) (*control, er
 	if err := c.buildEngine(ctx, key, route); err != nil {
 		return c, err
 	}
-	return c, c.buildSurfaces(ctx, route)
+	return c, c.buildSurfaces(route)
 }
 
 // openDatabase connects to Postgres, starting the private one if none is
@@ -128,7 +129,7 @@ func (c *control) openProvider(ctx context.Context) error {
 	c.provider, err = local.New(ctx, local.Options{
 		Dir: filepath.Join(dir, "sandboxes"), Control: c.socket, Binary: selfPath(),
 		Tools:    map[string]string{sandbox.Tools + "/opencode": opencode},
-		MaxBoxes: c.cfg.MaxSandboxes, Log: c.log,
+		MaxBoxes: c.cfg.MaxSandboxes, Unisolated: c.cfg.LocalUnisolated == "yes", Log: c.log,
 	})
 	return err
 }
@@ -154,7 +155,7 @@ func (c *control) buildEngine(ctx context.Context, key *seal.Key, route modelRou
 }
 
 // buildSurfaces makes the bot, the pages, the doors and their listeners.
-func (c *control) buildSurfaces(ctx context.Context, route modelRoute) (err error) {
+func (c *control) buildSurfaces(route modelRoute) (err error) {
 	cfg := c.cfg
 	publicURL := strings.TrimSuffix(cfg.PublicURL, "/")
 	c.bot, err = bot.New(c.log, c.engine, bot.Config{
@@ -171,7 +172,7 @@ func (c *control) buildSurfaces(ctx context.Context, route modelRoute) (err erro
 	if err != nil {
 		return err
 	}
-	machine, err := c.machineHandler(ctx, route)
+	machine, err := c.machineHandler(route)
 	if err != nil {
 		return err
 	}
@@ -183,7 +184,7 @@ func (c *control) buildSurfaces(ctx context.Context, route modelRoute) (err erro
 
 // machineHandler serves sandboxes: the git door, the model door, the egress
 // proxy and the bridge.
-func (c *control) machineHandler(ctx context.Context, route modelRoute) (http.Handler, error) {
+func (c *control) machineHandler(route modelRoute) (http.Handler, error) {
 	prices, err := modelPrices(c.cfg.ModelPrices)
 	if err != nil {
 		return nil, err
@@ -200,7 +201,7 @@ func (c *control) machineHandler(ctx context.Context, route modelRoute) (http.Ha
 			}},
 			Prices: doors.NewPrices(prices), Meter: doorMeter{c.engine}, Log: c.log,
 		}),
-		Egress: doors.NewEgress(doors.EgressConfig{Allow: append(doors.DefaultAllowList(ctx), c.cfg.EgressAllow...), Log: c.log}),
+		Egress: doors.NewEgress(doors.EgressConfig{Allow: append(<-c.registries, c.cfg.EgressAllow...), Log: c.log}),
 	}), nil
 }
 
@@ -239,6 +240,8 @@ func (c *control) run(ctx context.Context) error {
 		defer close(earlyDone)
 		return ignoreCanceled(surfaces.Wait())
 	})
+	// Tunnels through the egress proxy are no requests that Shutdown waits for.
+	c.machines.BaseContext = func(net.Listener) context.Context { return late }
 	for _, l := range machineListeners {
 		group.Go(func() error { return serveUntil(late, c.machines, l, time.Second) })
 	}

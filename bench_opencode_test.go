@@ -1,0 +1,70 @@
+package main
+
+import (
+	"encoding/json"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+	"time"
+)
+
+// startOpenCode starts the pinned OpenCode on a clone of acme/greeter, as plain
+// as it comes, with the practice's scripted model.
+func startOpenCode(b testing.TB, r *rig) lone {
+	b.Helper()
+	binary, err := ensureOpenCode(b.Context())
+	if err != nil {
+		b.Fatal(err)
+	}
+	home, work := b.TempDir(), filepath.Join(b.TempDir(), "greeter")
+	if out, err := exec.Command("git", "clone", "-q", r.info.GitHub.GitURL+"acme/greeter.git", work).CombinedOutput(); err != nil {
+		b.Fatalf("cloning: %v\n%s", err, out)
+	}
+	config, err := json.Marshal(map[string]any{
+		"model": "practice/practice", "small_model": "practice/practice", "enabled_providers": []string{"practice"}, "share": "disabled",
+		"permission": map[string]string{"*": "allow"},
+		"provider": map[string]any{"practice": map[string]any{
+			"npm": "@ai-sdk/openai-compatible", "options": map[string]any{"baseURL": r.info.Model.URL, "apiKey": r.practice.state.ModelKey},
+			"models": map[string]any{"practice": map[string]any{"limit": map[string]int{"context": 200000, "output": 32000}}},
+		}},
+	})
+	if err != nil {
+		b.Fatal(err)
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		b.Fatal(err)
+	}
+	_, port, _ := net.SplitHostPort(l.Addr().String())
+	l.Close()
+	cmd := exec.Command(binary, "serve", "--hostname", "127.0.0.1", "--port", port)
+	cmd.Dir = work
+	cmd.Env = append(os.Environ(), "HOME="+home, "PWD="+work, "XDG_CONFIG_HOME="+home+"/config", "XDG_DATA_HOME="+home+"/data",
+		"XDG_STATE_HOME="+home+"/state", "XDG_CACHE_HOME="+home+"/cache", "OPENCODE_CONFIG_CONTENT="+string(config),
+		"OPENCODE_DISABLE_MODELS_FETCH=1", "NPM_CONFIG_OFFLINE=true", "OPENCODE_DISABLE_AUTOUPDATE=1", "OPENCODE_CLIENT=bench")
+	if err := cmd.Start(); err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() {
+		_ = cmd.Process.Kill() // it may have ended
+		_ = cmd.Wait()
+	})
+	alone := lone{TB: b, url: "http://127.0.0.1:" + port}
+	probe := &http.Client{Timeout: 250 * time.Millisecond} // a request while it binds is never answered
+	r.eventually("OpenCode is healthy", 30*time.Second, func() error {
+		resp, err := probe.Get(alone.url + "/global/health")
+		if err == nil {
+			resp.Body.Close()
+		}
+		return err
+	})
+	var session struct {
+		ID string `json:"id"`
+	}
+	alone.post("/session", map[string]string{"title": "bench"}, &session)
+	alone.session = session.ID
+	return alone
+}

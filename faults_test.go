@@ -1,0 +1,291 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	practicemodel "openinspect/internal/practice/model"
+	practiceslack "openinspect/internal/practice/slack"
+)
+
+// faultScripts are what the scripted model does in these tests: prompts that
+// take long enough to be disturbed, and prompts that are over at once.
+var faultScripts = scriptFS{
+	"long.txt": `match work for long
+step
+say
+	I begin.
+call bash
+	description: Work for long
+	command: for i in $(seq 1 600); do echo "second $i"; sleep 1; done
+	timeout = 900000
+step
+say
+	It is done.
+`,
+	"short.txt": `match say hello
+step
+say
+	Hello from the sandbox.
+`,
+}
+
+// faultRig is a practice for a fault test, its sandboxes with short deadlines.
+func faultRig(t *testing.T) *rig {
+	t.Helper()
+	return startRig(t, func(p *practice) {
+		p.scripts = faultScripts.write(t)
+		p.extraEnv = append(p.extraEnv, "SETUP_TIMEOUT=5s")
+	})
+}
+
+// runningPrompt asks for long work and waits until its command runs.
+func (r *rig) runningPrompt() (thread string) {
+	r.Helper()
+	thread = r.say("alice", r.channel("greeter"), "", "@inspect work for long in acme/greeter")
+	r.eventually("the command runs", time.Minute, func() error {
+		var n int
+		err := r.db.Get(&n, `select count(*) from events e join sessions s on s.id = e.session_id
+			where s.thread = $1 and e.kind = 'tool'`, thread)
+		if err == nil && n == 0 {
+			err = fmt.Errorf("prompts: %+v", r.promptsOf(thread))
+		}
+		return err
+	})
+	return thread
+}
+
+// endsFailed waits for a thread's prompt to end as failed with a reason that a
+// person is shown in the thread, and then has the session work again.
+func (r *rig) endsFailed(thread, reason string, within time.Duration) {
+	r.Helper()
+	prompts := r.waitSettled(thread, 1, within)
+	if prompts[0].State != "failed" || !strings.Contains(prompts[0].Reason, reason) {
+		r.Errorf("the prompt ended as %s: %q, want failed with %q", prompts[0].State, prompts[0].Reason, reason)
+	}
+	channel := r.channel("greeter")
+	r.waitMessage(channel, thread, 20*time.Second, "Failed", reason)
+	r.checkThread(channel, thread, prompts)
+	r.checkLog(prompts[0].Session)
+}
+
+// stillWorks asks for something short in the same thread.
+func (r *rig) stillWorks(thread string, before int) {
+	r.Helper()
+	r.say("bob", r.channel("greeter"), thread, "say hello")
+	prompts := r.waitSettled(thread, before+1, 90*time.Second)
+	if last := prompts[before]; last.State != "completed" {
+		r.Errorf("the next prompt ended as %s: %s", last.State, last.Reason)
+	}
+}
+
+// boxProcess finds a process in the sandbox of a thread's session by a part of
+// its command line; the sandbox's keeper if that is empty.
+func (r *rig) boxProcess(thread, part string) int {
+	r.Helper()
+	var box string
+	if err := r.db.Get(&box, `select b.box from sandboxes b join sessions s on s.id = b.session_id where s.thread = $1`, thread); err != nil {
+		r.Fatal(err)
+	}
+	data, err := os.ReadFile(filepath.Join(r.practice.dir, "sandboxes", "boxes", box, "box.json"))
+	if err != nil {
+		r.Fatal(err)
+	}
+	var record struct {
+		Keeper struct {
+			PID int `json:"pid"`
+		} `json:"keeper"`
+	}
+	if err := json.Unmarshal(data, &record); err != nil {
+		r.Fatal(err)
+	}
+	if part == "" {
+		return record.Keeper.PID
+	}
+	pid := 0
+	r.eventually("a process of the sandbox with "+part, 10*time.Second, func() error {
+		if pid = descendant(record.Keeper.PID, part); pid == 0 {
+			return fmt.Errorf("none below %d", record.Keeper.PID)
+		}
+		return nil
+	})
+	return pid
+}
+
+// descendant finds a process below another by a part of its command line.
+func descendant(ancestor int, part string) int {
+	entries, _ := filepath.Glob("/proc/[0-9]*")
+	parents, found := map[int]int{}, []int{}
+	for _, dir := range entries {
+		pid, _ := strconv.Atoi(filepath.Base(dir))
+		stat, err := os.ReadFile(dir + "/stat")
+		if err != nil {
+			continue // it has ended meanwhile
+		}
+		fields := strings.Fields(string(stat[strings.LastIndexByte(string(stat), ')')+1:]))
+		parents[pid], _ = strconv.Atoi(fields[1])
+		cmdline, _ := os.ReadFile(dir + "/cmdline")
+		if strings.Contains(strings.ReplaceAll(string(cmdline), "\x00", " "), part) {
+			found = append(found, pid)
+		}
+	}
+	for _, pid := range found {
+		for p := pid; p > 1; p = parents[p] {
+			if p == ancestor {
+				return pid
+			}
+		}
+	}
+	return 0
+}
+
+func (r *rig) kill(pid int) {
+	r.Helper()
+	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+		r.Fatalf("killing %d: %v", pid, err)
+	}
+}
+
+func TestOpenCodeKilledWhileAPromptRunsIsToldAndTheNextPromptWorks(t *testing.T) {
+	r := faultRig(t)
+	thread := r.runningPrompt()
+	r.kill(r.boxProcess(thread, "opencode serve"))
+	r.endsFailed(thread, "OpenCode", 30*time.Second)
+	r.stillWorks(thread, 1)
+}
+
+func TestASupervisorKilledWhileAPromptRunsIsToldAndTheNextPromptWorks(t *testing.T) {
+	r := faultRig(t)
+	thread := r.runningPrompt()
+	r.kill(r.boxProcess(thread, "openinspect supervise"))
+	r.endsFailed(thread, "sandbox", time.Minute)
+	r.stillWorks(thread, 1)
+}
+
+func TestASandboxThatIsGoneIsToldAndTheNextPromptGetsANewOne(t *testing.T) {
+	r := faultRig(t)
+	thread := r.runningPrompt()
+	r.kill(r.boxProcess(thread, ""))
+	r.endsFailed(thread, "sandbox", time.Minute)
+	r.stillWorks(thread, 1)
+}
+
+func TestAModelThatRefusesTheKeyIsTold(t *testing.T) {
+	r := faultRig(t)
+	r.practice.model.Inject(practicemodel.Fault{Kind: practicemodel.Unauthorized, Match: "say hello"})
+	thread := r.say("alice", r.channel("greeter"), "", "@inspect say hello in acme/greeter")
+	r.endsFailed(thread, "key", time.Minute)
+	r.practice.model.Clear()
+	r.stillWorks(thread, 1)
+}
+
+func TestAModelThatIsUnavailableForEverEndsThePromptWithItsReason(t *testing.T) {
+	r := faultRig(t)
+	r.practice.model.Inject(practicemodel.Fault{Kind: practicemodel.Unavailable, Match: "say hello"})
+	thread := r.say("alice", r.channel("greeter"), "", "@inspect say hello in acme/greeter")
+	r.waitMessage(r.channel("greeter"), thread, time.Minute, "try")
+	r.endsFailed(thread, "model", 2*time.Minute)
+	r.practice.model.Clear()
+	r.stillWorks(thread, 1)
+}
+
+func TestASetupScriptThatFailsIsToldWithItsLastLines(t *testing.T) {
+	r := faultRig(t)
+	r.commitFile("website", ".openinspect/setup.sh", "#!/bin/sh\necho installing the impossible\nexit 7\n")
+	thread := r.say("alice", r.channel("greeter"), "", "@inspect say hello in acme/website")
+	r.endsFailed(thread, "setup.sh", time.Minute)
+	r.waitMessage(r.channel("greeter"), thread, 10*time.Second, "installing the impossible")
+}
+
+func TestASetupScriptThatHangsIsEndedAndTold(t *testing.T) {
+	r := faultRig(t)
+	r.commitFile("website", ".openinspect/setup.sh", "#!/bin/sh\necho waiting for nothing\nsleep 1000\n")
+	thread := r.say("alice", r.channel("greeter"), "", "@inspect say hello in acme/website")
+	r.endsFailed(thread, "setup.sh", time.Minute)
+}
+
+func TestSlackRefusingAndFailingIsNotSeenInTheThread(t *testing.T) {
+	r := faultRig(t)
+	s := r.practice.slack
+	s.FailNext("chat.postMessage", 1, practiceslack.Fault{Status: 429, RetryAfter: 1})
+	s.FailNext("chat.postMessage", 1, practiceslack.Fault{Status: 500, AfterEffect: true})
+	s.FailNext("chat.postMessage", 1, practiceslack.Fault{Drop: true, AfterEffect: true})
+	s.FailNext("chat.update", 2, practiceslack.Fault{Status: 500})
+	s.FailNext("chat.update", 1, practiceslack.Fault{Status: 429, RetryAfter: 1})
+	channel := r.channel("greeter")
+	thread := r.say("alice", channel, "", "@inspect say hello in acme/greeter")
+	prompts := r.waitSettled(thread, 1, time.Minute)
+	r.waitMessage(channel, thread, time.Minute, "Hello from the sandbox.")
+	r.checkThread(channel, thread, prompts)
+}
+
+func TestSocketModeCutWhilePeopleWriteLosesNothing(t *testing.T) {
+	r := faultRig(t)
+	channel := r.channel("greeter")
+	thread := r.say("alice", channel, "", "@inspect say hello in acme/greeter")
+	r.waitSettled(thread, 1, time.Minute)
+	for i := range 3 {
+		r.practice.slack.DropSockets()
+		r.say("bob", channel, thread, fmt.Sprintf("say hello again, %d", i))
+	}
+	prompts := r.waitSettled(thread, 4, 2*time.Minute)
+	r.checkThread(channel, thread, prompts)
+	r.checkLog(prompts[0].Session)
+}
+
+func TestTheSameEventOnBothConnectionsFourTimesIsOnePrompt(t *testing.T) {
+	r := faultRig(t)
+	r.practice.slack.RepeatEvents(2, 4)
+	channel := r.channel("greeter")
+	thread := r.say("alice", channel, "", "@inspect say hello in acme/greeter")
+	prompts := r.waitSettled(thread, 1, time.Minute)
+	r.checkThread(channel, thread, prompts)
+}
+
+func TestStopInTheThreadEndsTheCommandAndTheQueueGoesOn(t *testing.T) {
+	r := faultRig(t)
+	channel := r.channel("greeter")
+	thread := r.runningPrompt()
+	sleeping := r.boxProcess(thread, "sleep 1")
+	_ = sleeping // a new one starts each second: the shell around it is what has to end
+	shell := r.boxProcess(thread, "seq 1 600")
+	r.say("carol", channel, thread, "say hello")
+	r.say("bob", channel, thread, "stop")
+	r.eventually("the command's processes end", 5*time.Second, func() error {
+		if err := syscall.Kill(shell, 0); err == nil {
+			return fmt.Errorf("process %d lives", shell)
+		}
+		return nil
+	})
+	prompts := r.waitSettled(thread, 2, time.Minute)
+	if prompts[0].State != "stopped" || prompts[1].State != "completed" {
+		t.Errorf("the prompts ended as %s and %s", prompts[0].State, prompts[1].State)
+	}
+	if !strings.Contains(prompts[0].Reason, "Bob") {
+		t.Errorf("the reason does not say who stopped it: %q", prompts[0].Reason)
+	}
+	r.checkThread(channel, thread, prompts)
+}
+
+// commitFile puts a file into a repository's default branch, as Alice.
+func (r *rig) commitFile(repo, path, text string) {
+	r.Helper()
+	for _, u := range r.info.GitHub.Users {
+		if u.Login == "alice" {
+			remote, err := url.Parse(r.info.GitHub.GitURL + "acme/" + repo + ".git")
+			if err != nil {
+				r.Fatal(err)
+			}
+			remote.User = url.UserPassword("alice", u.Token)
+			r.pushFile(remote.String(), path, text)
+		}
+	}
+}
