@@ -35,6 +35,7 @@ type gateway struct {
 	doors     *httputil.ReverseProxy
 	egress    *httputil.ReverseProxy
 	splices   sync.WaitGroup
+	ended     chan struct{} // closed when serve ends
 	transport *http.Transport
 	listener  net.Listener
 }
@@ -44,7 +45,7 @@ func newGateway(control sandbox.Control, token, toolKey, addr string, log *slog.
 	if err != nil {
 		return nil, fmt.Errorf("listening for the gateway: %w", err)
 	}
-	g := &gateway{control: control, token: token, toolKey: toolKey, log: log, listener: l}
+	g := &gateway{control: control, token: token, toolKey: toolKey, log: log, listener: l, ended: make(chan struct{})}
 	g.transport = control.Transport()
 	g.doors = &httputil.ReverseProxy{
 		Rewrite: func(r *httputil.ProxyRequest) {
@@ -78,6 +79,7 @@ func (g *gateway) serve(ctx context.Context) error {
 	stop := context.AfterFunc(ctx, func() { server.Close() })
 	defer stop()
 	err := server.Serve(g.listener)
+	close(g.ended)
 	g.splices.Wait()
 	g.transport.CloseIdleConnections()
 	if ctx.Err() != nil || errors.Is(err, http.ErrServerClosed) {
@@ -144,7 +146,7 @@ func (g *gateway) connect(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	_ = up.SetDeadline(time.Time{})
-	g.splice(w, r, up, fromUp)
+	g.splice(w, up, fromUp)
 }
 
 func (g *gateway) dialControl(ctx context.Context) (net.Conn, error) {
@@ -164,7 +166,7 @@ func (g *gateway) dialControl(ctx context.Context) (net.Conn, error) {
 }
 
 // splice copies in both directions until both ends are done or the gateway ends.
-func (g *gateway) splice(w http.ResponseWriter, r *http.Request, up net.Conn, fromUp io.Reader) {
+func (g *gateway) splice(w http.ResponseWriter, up net.Conn, fromUp io.Reader) {
 	down, buf, err := http.NewResponseController(w).Hijack()
 	if err != nil {
 		http.Error(w, "tunnels need HTTP/1.1", http.StatusHTTPVersionNotSupported)
@@ -173,15 +175,23 @@ func (g *gateway) splice(w http.ResponseWriter, r *http.Request, up net.Conn, fr
 	g.splices.Add(1)
 	defer g.splices.Done()
 	defer down.Close()
-	stop := context.AfterFunc(r.Context(), func() { down.Close(); up.Close() })
-	defer stop()
 	if _, err := io.WriteString(down, "HTTP/1.1 200 Connection established\r\n\r\n"); err != nil {
 		return
 	}
 	var both sync.WaitGroup
 	both.Go(func() { _, _ = io.Copy(up, buf); closeWrite(up) })
 	both.Go(func() { _, _ = io.Copy(down, fromUp); closeWrite(down) })
-	both.Wait()
+	copied := make(chan struct{})
+	g.splices.Go(func() { both.Wait(); close(copied) })
+	// Not the request's context: that ends when the client has said its last
+	// word, and the answer to it is still to come.
+	select {
+	case <-copied:
+	case <-g.ended:
+		down.Close()
+		up.Close()
+		<-copied
+	}
 }
 
 // closeWrite tells the peer that nothing more comes, if the connection can.
