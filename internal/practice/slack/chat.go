@@ -18,12 +18,16 @@ const (
 )
 
 // place finds the channel a call is about and checks that the caller may see
-// it. A person's id means their direct messages with the bot.
+// it. A person's id, or
+// for a person the bot's, means their direct messages.
 func (s *Server) place(c *call, name string) (*room, error) {
 	id := c.args[name]
 	in := s.rooms[id]
 	if in == nil && s.person(id) != nil && c.bot {
 		in = s.directRoom(id)
+	}
+	if in == nil && id == s.id.BotUserID && !c.bot {
+		in = s.directRoom(c.user)
 	}
 	for _, other := range s.rooms {
 		if in == nil && other.IM == "" && id == "#"+other.Name {

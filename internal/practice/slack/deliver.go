@@ -187,8 +187,11 @@ func (s *Server) acknowledge(c *socket, envelope string, payload json.RawMessage
 // expire ends what has a deadline of its own.
 func (s *Server) expire(now time.Time) {
 	for _, c := range s.sockets {
-		if !c.retiring.IsZero() && now.After(c.retiring) {
+		switch {
+		case !c.retiring.IsZero() && now.After(c.retiring):
 			c.cut()
+		case c.retiring.IsZero() && now.After(c.recycle):
+			s.retire(c, "refresh_requested")
 		}
 	}
 	for ticket, until := range s.tickets {

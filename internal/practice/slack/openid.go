@@ -123,7 +123,7 @@ func (s *Server) serveAuthorize(w http.ResponseWriter, r *http.Request) {
 	}
 	s.mu.Unlock()
 	if p == nil {
-		s.renderPicker(w, r)
+		s.renderPicker(w)
 		return
 	}
 	if r.Method == http.MethodPost {

@@ -89,8 +89,8 @@ func (s *Server) servePage(w http.ResponseWriter, r *http.Request) {
 }
 
 // renderPicker asks who one wants to be; the form posts back to this address.
-func (s *Server) renderPicker(w http.ResponseWriter, r *http.Request) {
-	s.render(w, "picker.html", object{"Team": s.opts.TeamName, "App": s.opts.AppName, "People": s.id.People, "Query": r.URL.RawQuery})
+func (s *Server) renderPicker(w http.ResponseWriter) {
+	s.render(w, "picker.html", object{"Team": s.opts.TeamName, "App": s.opts.AppName, "People": s.id.People})
 }
 
 func (s *Server) render(w http.ResponseWriter, name string, data any) {

@@ -236,3 +236,97 @@ func TestEveryKindOfBlockIsDrawn(t *testing.T) {
 		t.Errorf("the page shows %q", text)
 	}
 }
+
+func TestCardThatIsEditedAllTheTimeCanBeClicked(t *testing.T) {
+	t.Parallel()
+	b := serve(t, t.TempDir(), Options{RateScale: -1})
+	a := connect(t, b, ackAll)
+	general, api := b.seed.Channels[0].ID, b.client()
+	card := func(n int) slackgo.MsgOption {
+		return slackgo.MsgOptionBlocks(slackgo.NewSectionBlock(slackgo.NewTextBlockObject("mrkdwn", fmt.Sprintf("step %d", n), false, false), nil, nil),
+			slackgo.NewActionBlock("row", slackgo.NewButtonBlockElement("halt", "", slackgo.NewTextBlockObject("plain_text", "Stop", false, false))))
+	}
+	_, ts, err := api.PostMessage(general, card(0))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx := browser(t, b.url+"/?channel="+general)
+	stop := make(chan struct{})
+	edited := make(chan error, 1)
+	go func() { // ends when the click was heard
+		for n := 1; ; n++ {
+			select {
+			case <-stop:
+				edited <- nil
+				return
+			default:
+				if _, _, _, err := api.UpdateMessage(general, ts, card(n)); err != nil {
+					edited <- err
+					return
+				}
+			}
+		}
+	}()
+	for range 3 {
+		run(t, ctx, click("[data-action-id=halt]"))
+	}
+	a.wait(t, 3, ofType("block_actions"))
+	close(stop)
+	if err := <-edited; err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestPersonSignsInFromAnotherPage(t *testing.T) {
+	t.Parallel()
+	b := serve(t, t.TempDir(), Options{})
+	p, bob := newRelyingParty(t, b), b.seed.Users[1].ID
+	p.config.RedirectURL = b.url + "/page/picker" // an address that shows itself: nothing is there
+	ctx := browser(t, b.url+"/?channel="+b.seed.Channels[0].ID+"&as="+bob)
+	if err := chromedp.Do(ctx, chromedp.Navigate(p.config.AuthCodeURL("s1"))); err != nil {
+		t.Fatal(err)
+	}
+	if at, err := chromedp.Run(ctx, chromedp.Location()); err != nil || !strings.Contains(at, "state=s1") || !strings.Contains(at, "code=") {
+		t.Errorf("Bob, who is at work in the page, ended at %q (%v)", at, err)
+	}
+	run(t, ctx, chromedp.Navigate(p.config.AuthCodeURL("s2")+"&prompt=select_account"), see(testid("pick-"+bob)))
+	shoot(t, ctx, "picker")
+	run(t, ctx, click(testid("pick-"+bob)))
+	eventually(t, "the return to the application", func() bool {
+		at, err := chromedp.Run(ctx, chromedp.Location())
+		return err == nil && strings.Contains(at, "state=s2") && strings.Contains(at, "code=")
+	})
+}
+
+func TestPersonEditsReactsAndOpensTheAppsHome(t *testing.T) {
+	t.Parallel()
+	b := serve(t, t.TempDir(), Options{})
+	a := connect(t, b, ackAll)
+	general, alice := b.seed.Channels[0].ID, b.seed.Users[0].ID
+	ts, err := b.PostAs(alice, general, "", "a typo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx := browser(t, b.url+"/?channel="+general+"&as="+alice)
+	at := "[data-ts='" + ts + "'] "
+	hover := chromedp.Evaluate[chromedp.Void](`document.styleSheets[0].insertRule(".tools{opacity:1!important;pointer-events:auto!important}")`)
+	run(t, ctx, hover, click(at+testid("react")), click("[data-reaction=tada]"), see(at+".reaction.mine"),
+		click(at+testid("more")), click(testid("option")+"[data-value=edit]"), see(testid("edit-text")),
+		typeInto(testid("edit-text"), " fixed"), click(testid("edit-save")), see(at+".edited"))
+	m := b.Messages(general, "")[0]
+	if m.Text != "a typo fixed" || !m.Edited || len(m.Reactions["tada"]) != 1 {
+		t.Errorf("the message is %+v", m)
+	}
+	if _, err := b.client().PublishView(alice, slackgo.HomeTabViewRequest{
+		Type: "home", Blocks: slackgo.Blocks{BlockSet: cardBlocks()}}, ""); err != nil {
+		t.Fatal(err)
+	}
+	run(t, ctx, click(testid("home")), click(testid("tab-home")), see(testid("home-view")+" [data-action-id=stop]"))
+	a.wait(t, 1, ofType("app_home_opened"))
+	shoot(t, ctx, "home")
+	run(t, ctx, click(testid("tab-messages")), typeInto(testid("composer"), "hello there"+kb.Enter), see("[data-user="+alice+"]"))
+	dm := b.seed.Users[0].DM
+	if _, err := b.WaitMessage(within(t), dm, "", func(m Message) bool { return m.Text == "hello there" }); err != nil {
+		t.Error(err)
+	}
+}

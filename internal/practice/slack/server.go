@@ -81,7 +81,8 @@ type Server struct {
 	wake chan struct{} // tells Run that something became due; capacity 1
 
 	mu         sync.Mutex
-	ended      bool // Run returned: no new sockets or pages
+	expired    time.Time // when what has a deadline was last looked at
+	ended      bool      // Run returned: no new sockets or pages
 	base       string
 	journal    *journal
 	id         identity
@@ -244,11 +245,17 @@ func (s *Server) Run(ctx context.Context) error {
 	}
 }
 
+// expireEvery bounds the work of looking for what is out of time.
+const expireEvery = 100 * time.Millisecond
+
 // step does everything that is due and returns how long nothing else will be.
 func (s *Server) step(now time.Time) time.Duration {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.expire(now)
+	if now.Sub(s.expired) >= expireEvery {
+		s.expired = now
+		s.expire(now)
+	}
 	next := s.deliver(now)
 	return max(0, min(next.Sub(now), time.Second))
 }

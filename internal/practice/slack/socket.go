@@ -22,8 +22,10 @@ const (
 	retireAfter = 10 * time.Second
 	// maxAck is the size from which Slack ignores an acknowledgement silently.
 	maxAck = 20480
-	// connectionTime is what Slack tells clients to expect, in seconds.
-	connectionTime = 18060
+	// connectionTime is after how long a connection is recycled, and debugTime
+	// the same of clients that ask for debug_reconnects.
+	connectionTime = 18060 * time.Second
+	debugTime      = 360 * time.Second
 )
 
 // socket is one Socket Mode connection. Its fields below are guarded by
@@ -35,6 +37,7 @@ type socket struct {
 	stalled atomic.Bool   // a black hole, see StallSockets
 
 	number   int
+	recycle  time.Time // when it will be told to reconnect
 	retiring time.Time // when it will be closed; zero while in use
 	closed   bool
 }
@@ -99,7 +102,11 @@ func (s *Server) serveLink(w http.ResponseWriter, r *http.Request) {
 		return // the upgrader has answered
 	}
 	c := &socket{conn: conn, out: make(chan []byte, 256), gone: make(chan struct{})}
-	s.register(c)
+	life := connectionTime
+	if r.URL.Query().Get("debug_reconnects") == "true" {
+		life = debugTime
+	}
+	s.register(c, life)
 	defer s.open.Done()
 	if err := s.runSocket(context.WithoutCancel(r.Context()), c); err != nil {
 		s.log.Debug("socket ended", "number", c.number, "err", err)
@@ -108,12 +115,12 @@ func (s *Server) serveLink(w http.ResponseWriter, r *http.Request) {
 }
 
 // register greets a connection, or turns it away if it is one too many.
-func (s *Server) register(c *socket) {
+func (s *Server) register(c *socket, life time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.open.Add(1)
 	s.nextSocket++
-	c.number = s.nextSocket
+	c.number, c.recycle = s.nextSocket, time.Now().Add(life)
 	if s.ended {
 		c.cut()
 		return
@@ -127,7 +134,7 @@ func (s *Server) register(c *socket) {
 		c.send(object{
 			"type": "hello", "num_connections": s.inUse(),
 			"connection_info": object{"app_id": s.id.AppID},
-			"debug_info":      object{"host": host(c), "build_number": 1, "approximate_connection_time": connectionTime},
+			"debug_info":      object{"host": host(c), "build_number": 1, "approximate_connection_time": int(life.Seconds())},
 		})
 	}
 	s.stir()

@@ -309,6 +309,9 @@ func (s *Server) submitted(v *view, raw json.RawMessage) (map[string]string, err
 			return nil, fmt.Errorf("reading the answer to the submission: %w", err)
 		}
 	}
+	if s.views[v.ID] == nil {
+		return nil, nil // closed while the app was thinking
+	}
 	switch answer.Action {
 	case "errors":
 		return answer.Errors, nil

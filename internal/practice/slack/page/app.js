@@ -78,7 +78,7 @@ async function receive(ev) {
   if (ev.kind === "message") state.messages.set(ev.message.ts, ev.message);
   if (ev.kind === "deleted") state.messages.delete(ev.ts);
   if (ev.kind === "session") state.sessions.set(ev.session.thread_ts, ev.session);
-  renderMessages();
+  renderSoon();
 }
 
 async function loadViews() {
@@ -147,32 +147,73 @@ function renderMain() {
   if (app && state.tab === "home") return $("main").replaceChildren(head, h("div", { class: "scroll" }, renderHome()));
   $("main").replaceChildren(head, h("div", { class: "scroll", id: "messages", data: { testid: "messages" } }),
     composer(state.place.id, null, app ? `Message ${bot.app}` : `Message #${c.name}`));
-  fill($("messages"), intro(app, c), top(), {});
+  fillMain();
 }
 
-function intro(app, c) {
+// shownAtOnce bounds how much of a channel is in the page.
+const shownAtOnce = 300;
+
+function fillMain() {
+  const all = top();
+  const first = { key: "intro", sign: String(all.length > shownAtOnce), make: () => intro(all.length > shownAtOnce) };
+  fill($("messages"), [first, ...list(all.slice(-shownAtOnce), { openThread })]);
+}
+
+function intro(cut) {
   const { bot } = state.boot;
-  if (app) return h("div", { class: "intro" }, avatar(bot.id), h("h3", {}, bot.app), h("p", {}, `Direct messages between you and ${bot.app}.`));
+  const c = channelOf(state.place.id);
+  if (cut) return h("div", { class: "intro" }, h("p", {}, `The newest ${shownAtOnce} messages are shown.`));
+  if (!c) return h("div", { class: "intro" }, avatar(bot.id), h("h3", {}, bot.app), h("p", {}, `Direct messages between you and ${bot.app}.`));
   return h("div", { class: "intro" }, h("h3", {}, "# " + c.name), h("p", {}, `The beginning of #${c.name}. Mention @${bot.name} to give it work.`));
 }
 
-// fill renders a list of messages and stays at its end if one was there.
-function fill(box, before, messages, options) {
+// fill shows entries in a box and stays at its end if one was there. What did
+// not change keeps its node, so that nothing moves under one's hands.
+function fill(box, entries) {
   const atEnd = box.scrollHeight - box.scrollTop - box.clientHeight < 60 || !box.childElementCount;
-  const edited = box.querySelector("[data-testid=edit-text]")?.closest("[data-ts]"); // stays as it is
-  const open = new Set([...box.querySelectorAll("details")].map((d) => key(d) + d.open));
-  box.replaceChildren(...[before, ...list(messages, { openThread, ...options })].filter(Boolean));
-  for (const d of box.querySelectorAll("details")) if (open.has(key(d) + !d.open)) d.open = !d.open;
-  if (edited) box.querySelector(`[data-ts="${edited.dataset.ts}"]`)?.replaceWith(edited);
-  if (options.session) box.append(options.session);
+  const old = new Map([...box.children].map((node) => [node.dataset.key, node]));
+  const nodes = entries.map(({ key, sign, make }) => {
+    const was = old.get(key);
+    if (was && was.sign === sign) return was;
+    const node = make();
+    node.dataset.key = key;
+    node.sign = sign;
+    if (was) keepFolds(was, node);
+    return node;
+  });
+  const kept = new Set(nodes);
+  for (const node of old.values()) if (!kept.has(node)) node.remove();
+  let next = box.firstChild;
+  for (const node of nodes) {
+    if (node === next) next = next.nextSibling;
+    else box.insertBefore(node, next);
+  }
   if (atEnd) box.scrollTop = box.scrollHeight;
 }
 
-// key names a folded part, so that it stays as one left it while it is edited.
-const key = (d) => d.closest("[data-ts]")?.dataset.ts + d.querySelector("summary")?.textContent;
+// keepFolds leaves folded parts of a changed message as one left them.
+function keepFolds(was, node) {
+  const title = (d) => d.querySelector("summary")?.textContent;
+  const left = new Map([...was.querySelectorAll("details")].map((d) => [title(d), d.open]));
+  for (const d of node.querySelectorAll("details")) if (left.has(title(d))) d.open = left.get(title(d));
+}
+
+// A change that arrives while a button is pressed waits until it is released:
+// the button must still be the same one.
+let pressed = false;
+let waiting = null;
+addEventListener("pointerdown", () => (pressed = true), true);
+for (const end of ["pointerup", "pointercancel", "blur"]) addEventListener(end, () => setTimeout(() => { pressed = false; if (waiting) renderSoon(); }), true);
+
+// renderSoon shows changes that come in quick succession at once.
+function renderSoon() {
+  clearTimeout(waiting);
+  waiting = setTimeout(() => { if (!pressed) { waiting = null; renderMessages(); } }, 25);
+}
 
 function renderMessages() {
-  if ($("messages")) fill($("messages"), $("messages").querySelector(".intro"), top(), {});
+  if (!state.place) return;
+  if ($("messages")) fillMain();
   if (state.thread) fillThread();
 }
 
@@ -203,7 +244,8 @@ function fillThread() {
   const session = state.sessions.get(state.thread);
   const title = $("thread").querySelector("[data-testid=thread-title]");
   if (title) title.textContent = session?.title || "Thread";
-  fill($("replies"), null, all, { inThread: true, session: statusRow(session) });
+  const status = { key: "status", sign: JSON.stringify(session), make: () => statusRow(session) };
+  fill($("replies"), [...list(all, { openThread, inThread: true }), ...(statusRow(session) ? [status] : [])]);
 }
 
 document.addEventListener("keydown", (e) => {

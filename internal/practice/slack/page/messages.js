@@ -105,18 +105,25 @@ export function message(m, { openThread, inThread, follows }) {
     !m.only_for && tools(m, openThread, inThread));
 }
 
-// list renders messages with a line for each day.
+// list says what to show for messages, a line for each day included: entries
+// with a key, a sign that changes with the content, and how to make the node.
 export function list(messages, options) {
   const out = [];
   let before = null;
   for (const m of messages) {
-    if (!options.inThread && (!before || day(before.ts) !== day(m.ts))) out.push(h("div", { class: "day" }, h("span", {}, day(m.ts))));
-    const follows = before && before.user === m.user && before.username === m.username && !before.subtype && !m.subtype && !before.only_for === !m.only_for &&
-      parseFloat(m.ts) - parseFloat(before.ts) < 300 && !before.reply_count;
-    out.push(message(m, { ...options, follows }));
+    if (!options.inThread && (!before || day(before.ts) !== day(m.ts))) {
+      out.push({ key: "day" + day(m.ts), sign: "", make: () => h("div", { class: "day" }, h("span", {}, day(m.ts))) });
+    }
+    const follows = Boolean(before && sameBreath(before, m));
+    out.push({ key: m.ts, sign: follows + JSON.stringify(m), make: () => message(m, { ...options, follows }) });
     before = m;
   }
   return out;
+}
+
+function sameBreath(before, m) {
+  return before.user === m.user && before.username === m.username && !before.subtype && !m.subtype &&
+    !before.only_for === !m.only_for && parseFloat(m.ts) - parseFloat(before.ts) < 300 && !before.reply_count;
 }
 
 // statusRow is the agent's "is working…" with its Stop button.
