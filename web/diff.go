@@ -39,7 +39,7 @@ type lineView struct {
 func patchView(patch string) []fileView {
 	files, _, err := gitdiff.Parse(strings.NewReader(patch))
 	if err != nil || len(files) == 0 {
-		return []fileView{{Hunks: []hunkView{{Lines: rawLines(patch)}}}}
+		return []fileView{rawFileView(patch)}
 	}
 	views := make([]fileView, 0, len(files))
 	for _, f := range files {
@@ -93,19 +93,31 @@ func numbered(t *gitdiff.TextFragment) []lineView {
 	return lines
 }
 
-// rawLines shows a diff that could not be parsed by the first character of its lines.
-func rawLines(patch string) []lineView {
-	all := strings.Split(strings.TrimRight(patch, "\n"), "\n")
-	all = all[:min(len(all), diffMost)]
-	lines := make([]lineView, 0, len(all))
-	for _, text := range all {
-		sign := " "
-		if text != "" && (text[0] == '+' || text[0] == '-') && !strings.HasPrefix(text, "+++") && !strings.HasPrefix(text, "---") {
-			sign, text = text[:1], text[1:]
+// rawFileView shows a diff that could not be parsed by the first character of its lines.
+func rawFileView(patch string) fileView {
+	var v fileView
+	var lines []lineView
+	for text := range strings.Lines(patch) {
+		text = strings.TrimRight(text, "\r\n")
+		line := lineView{Sign: " ", Text: strings.TrimPrefix(text, " ")}
+		switch {
+		case strings.HasPrefix(text, "+++") || strings.HasPrefix(text, "---") || strings.HasPrefix(text, "diff --git "):
+			continue
+		case strings.HasPrefix(text, "+"):
+			line.Sign, line.Text = "+", text[1:]
+			v.Additions++
+		case strings.HasPrefix(text, "-"):
+			line.Sign, line.Text = "-", text[1:]
+			v.Deletions++
 		}
-		lines = append(lines, lineView{Sign: sign, Text: text})
+		if len(lines) == diffMost {
+			v.Cut++
+			continue
+		}
+		lines = append(lines, line)
 	}
-	return lines
+	v.Hunks = []hunkView{{Lines: lines}}
+	return v
 }
 
 // changesView is what a prompt changed, file by file. Small changes are unfolded.

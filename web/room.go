@@ -66,13 +66,19 @@ func (r *room) run(ctx context.Context) error {
 	})
 	g.Go(func() error { return r.follow(ctx, sub) })
 	g.Go(func() error { return r.keepPanels(ctx) })
-	return g.Wait()
+	err = g.Wait()
+	select {
+	case <-r.closed:
+		return nil // the last watcher has left
+	default:
+		return err
+	}
 }
 
 // follow hands out the log and the deltas. What another replica appends without
 // waking us is found by looking every few seconds.
 func (r *room) follow(ctx context.Context, sub *sessions.Subscription) error {
-	look := time.NewTicker(2 * time.Second)
+	look := time.NewTicker(r.server.timing.look)
 	defer look.Stop()
 	for {
 		select {

@@ -62,12 +62,13 @@ type timing struct {
 	greet     time.Duration // for the first frame
 	authorise time.Duration // between two looks whether the sign-in still holds
 	panels    time.Duration // between two looks at what has no events (memory, disk, cost)
+	look      time.Duration // between two looks for entries that nobody told us of
 	ticket    time.Duration // a ticket is valid so long
 }
 
 var defaultTiming = timing{
 	ping: 15 * time.Second, silence: 40 * time.Second, write: 10 * time.Second, greet: 10 * time.Second,
-	authorise: 2 * time.Minute, panels: 5 * time.Second, ticket: time.Minute,
+	authorise: 2 * time.Minute, panels: 5 * time.Second, look: 2 * time.Second, ticket: time.Minute,
 }
 
 // New makes a Server. Run has to be running for pages to be live.

@@ -100,7 +100,9 @@ function panel(f) {
   if (!box) return;
   const focused = document.activeElement?.dataset?.act && box.contains(document.activeElement)
     ? { ...document.activeElement.dataset } : null;
+  const unfolded = box.querySelector('.more')?.open;
   box.replaceChildren(fragment(f.html));
+  if (unfolded) box.querySelector('.more').open = true;
   if (focused) {
     box.querySelector(`[data-act="${focused.act}"][data-prompt="${CSS.escape(focused.prompt || '')}"]`)?.focus();
   }
