@@ -54,9 +54,6 @@ import (
 	"openinspect/sessions"
 )
 
-// requestTimeout bounds every request, with reading its answer.
-const requestTimeout = 20 * time.Second
-
 // AppConfig says which App this is and where GitHub is.
 type AppConfig struct {
 	AppID        string
@@ -103,20 +100,6 @@ func NewApp(c AppConfig) (*App, error) {
 }
 
 func withSlash(u string) string { return strings.TrimRight(u, "/") + "/" }
-
-// newHTTPClient follows redirects (of renamed repositories) on one host only.
-func newHTTPClient() *http.Client {
-	return &http.Client{
-		Transport: http.DefaultTransport.(*http.Transport).Clone(),
-		Timeout:   requestTimeout,
-		CheckRedirect: func(r *http.Request, via []*http.Request) error {
-			if r.URL.Host != via[0].URL.Host || r.URL.Scheme != via[0].URL.Scheme || len(via) > 5 {
-				return errors.New("not following a redirect to another host")
-			}
-			return nil
-		},
-	}
-}
 
 func parseKey(text []byte) (*rsa.PrivateKey, error) {
 	block, _ := pem.Decode(text)

@@ -314,3 +314,14 @@ func TestCompareURLOpensThePrefilledForm(t *testing.T) {
 		t.Errorf("the text was not cut at its end: %q", body[max(0, len(body)-50):])
 	}
 }
+
+func TestSlowGitHubIsRetryable(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.app.http.Transport.(*timed).limit = 20 * time.Millisecond
+	w.github.Inject(practice.Fault{Path: "/api/v3/user", Latency: time.Minute})
+	_, _, err := w.app.GetUser(t.Context(), w.userToken("alice"))
+	if r, is := errors.AsType[*sessions.Retryable](err); !is || r.Unknown || !strings.Contains(err.Error(), errSlow.Error()) {
+		t.Errorf("got %v", err)
+	}
+}

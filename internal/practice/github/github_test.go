@@ -16,6 +16,7 @@ import (
 	"net/url"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -208,4 +209,14 @@ func mustGit(t *testing.T, dir string, args ...string) string {
 // remote is the address of acme/greeter with a token in it.
 func (p *practice) remote(token string) string {
 	return strings.Replace(p.http.URL, "http://", "http://x-access-token:"+token+"@", 1) + "/acme/greeter.git"
+}
+
+func writeFile(t *testing.T, path, content string) {
+	t.Helper()
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, []byte(content), 0o644); err != nil {
+		t.Fatal(err)
+	}
 }

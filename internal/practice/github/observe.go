@@ -1,7 +1,9 @@
 package github
 
 import (
+	"bytes"
 	"context"
+	"io"
 	"net/http"
 	"slices"
 	"strconv"
@@ -128,6 +130,7 @@ func (s *Server) observe(next http.Handler) http.Handler {
 // strike answers a request as the fault wants.
 func (f *Fault) strike(w http.ResponseWriter, r *http.Request, next http.Handler) {
 	if f.Latency > 0 {
+		readAhead(r)
 		wait := time.NewTimer(f.Latency)
 		defer wait.Stop()
 		select {
@@ -165,6 +168,18 @@ func (f *Fault) strike(w http.ResponseWriter, r *http.Request, next http.Handler
 		message = http.StatusText(f.Status)
 	}
 	w.Write([]byte(`{"message":` + strconv.Quote(message) + `,"documentation_url":"https://docs.github.com/rest"}`))
+}
+
+// readAhead reads a body of known and small size, without which the server
+// does not notice that the caller hangs up.
+func readAhead(r *http.Request) {
+	if r.ContentLength < 0 || r.ContentLength > maxBody {
+		return
+	}
+	data, err := io.ReadAll(r.Body)
+	if err == nil {
+		r.Body = io.NopCloser(bytes.NewReader(data))
+	}
 }
 
 // statusWriter remembers the status that was sent.
