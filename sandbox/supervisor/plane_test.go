@@ -72,7 +72,7 @@ const (
 // plane is a small control plane: the bridge's real other end, a git door over
 // real repositories, and a model door to the scripted provider.
 type plane struct {
-	t       *testing.T
+	t       testing.TB
 	dir     string
 	welcome sandbox.Welcome
 	model   *model.Server
@@ -92,10 +92,12 @@ type plane struct {
 	tokens  map[string]bool // seen at the doors
 	tunnels []string        // asked of the egress proxy
 	asked   string          // the newest request to the model
+
+	requests int // to the model
 }
 
 // newPlane starts one; each script is as package model describes them.
-func newPlane(t *testing.T, scripts ...string) *plane {
+func newPlane(t testing.TB, scripts ...string) *plane {
 	t.Helper()
 	files := fstest.MapFS{}
 	for i, text := range scripts {
@@ -150,6 +152,8 @@ func (p *plane) doors() http.Handler {
 		}
 		p.mu.Lock()
 		p.asked = string(data)
+		p.requests++
+		p.notify()
 		p.mu.Unlock()
 		r.Body = io.NopCloser(bytes.NewReader(data))
 		r.Header.Set("Authorization", "Bearer "+modelKey)
@@ -176,6 +180,12 @@ func (p *plane) checkRemembered(text string) {
 	if !strings.Contains(p.asked, text) {
 		p.t.Errorf("the agent does not remember %q", text)
 	}
+}
+
+func (p *plane) modelRequests() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.requests
 }
 
 func itoa(n int) string { return strconv.Itoa(n) }
@@ -423,7 +433,7 @@ func of[T any](p *plane, id, kind string) []T {
 	return all
 }
 
-func body[T any](t *testing.T, e sandbox.Event) T {
+func body[T any](t testing.TB, e sandbox.Event) T {
 	t.Helper()
 	var v T
 	if err := json.Unmarshal(e.Body, &v); err != nil {
@@ -434,7 +444,7 @@ func body[T any](t *testing.T, e sandbox.Event) T {
 
 // box is a supervisor's process with folders of its own.
 type box struct {
-	t      *testing.T
+	t      testing.TB
 	config boxConfig
 	cmd    *exec.Cmd
 	done   chan struct{}
