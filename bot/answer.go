@@ -172,7 +172,7 @@ func appendRich(elements []slack.RichTextElement, e slack.RichTextElement) []sla
 }
 
 func (m *packing) message() message {
-	full := strings.Join(m.says, "\n")
+	full := firstOf(strings.Join(m.says, "\n"), "The answer")
 	return message{text: escape(clip(full, notificationRoom)), full: full, blocks: m.blocks}
 }
 

@@ -77,7 +77,7 @@ func TestAnswersAreDrawnAsSlackShowsText(t *testing.T) {
 }
 
 // wellFormed checks what Slack would refuse.
-func wellFormed(t testing.TB, parts []message) {
+func wellFormed(t rapid.TB, parts []message) {
 	t.Helper()
 	for i, m := range parts {
 		tables, size := 0, 0
@@ -112,7 +112,7 @@ func wellFormed(t testing.TB, parts []message) {
 }
 
 // textsIn collects every "text" in a JSON document.
-func textsIn(t testing.TB, data []byte) (out []string) {
+func textsIn(t rapid.TB, data []byte) (out []string) {
 	t.Helper()
 	var v any
 	if err := json.Unmarshal(data, &v); err != nil {
@@ -253,6 +253,6 @@ func TestAnyMarkdownIsDrawnWithinSlacksLimits(t *testing.T) {
 	})
 	rapid.Check(t, func(rt *rapid.T) {
 		source := strings.Join(rapid.SliceOfN(fragment, 0, 40).Draw(rt, "fragments"), "")
-		wellFormed(t, renderAnswer(answered(source)))
+		wellFormed(rt, renderAnswer(answered(source)))
 	})
 }

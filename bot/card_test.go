@@ -180,7 +180,7 @@ func TestNoCardExceedsWhatSlackTakes(t *testing.T) {
 		if err != nil {
 			rt.Fatal(err)
 		}
-		for _, s := range textsIn(t, data) {
+		for _, s := range textsIn(rt, data) {
 			if n := utf8.RuneCountInString(s); n > 3000 || n == 0 {
 				rt.Fatalf("a text of %d characters", n)
 			}

@@ -30,13 +30,7 @@ func (d *deliverer) deliverCard(ctx context.Context, it sessions.Delivery, t ses
 	m := renderCard(view)
 	at := landedAt(it)
 	if shown := fingerprint(m); at.TS == "" || shown != c.shown {
-		if at.TS == "" {
-			at.Channel = t.Channel
-			at.TS, err = d.post(ctx, it, t, it.Key, m, it.Unknown, view.Prompt.CreatedAt)
-		} else {
-			err = d.update(ctx, at, it.Key, m)
-		}
-		if err != nil {
+		if at, err = d.showCard(ctx, it, t, at, m, view.Prompt.CreatedAt); err != nil {
 			return err
 		}
 		c.shown, c.at = shown, time.Now()
@@ -53,6 +47,26 @@ func (d *deliverer) deliverCard(ctx context.Context, it sessions.Delivery, t ses
 	return d.record(ctx, func(ctx context.Context) error {
 		return d.engine.Delivered(ctx, it.ID, at, cursor, c.over)
 	})
+}
+
+// showCard posts a card or edits it. One that an earlier try had posted may show
+// an older state, so it is edited as well.
+func (d *deliverer) showCard(ctx context.Context, it sessions.Delivery, t sessions.Thread, at landed, m message, since time.Time) (landed, error) {
+	if at.TS != "" {
+		return at, d.update(ctx, at, it.Key, m)
+	}
+	ts, found, err := d.post(ctx, it, t, it.Key, m, it.Unknown, since)
+	if err != nil {
+		return at, err
+	}
+	at = landed{Channel: t.Channel, TS: ts}
+	if !found {
+		return at, nil
+	}
+	if err := d.await(ctx, methodUpdate, t.Channel); err != nil {
+		return at, err
+	}
+	return at, d.update(ctx, at, it.Key, m)
 }
 
 // showStatus keeps Slack's own row in step with the card.
@@ -192,7 +206,7 @@ func (d *deliverer) deliverAnswer(ctx context.Context, it sessions.Delivery, t s
 				return err
 			}
 		}
-		ts, err := d.post(ctx, it, t, partKey(it.Key, i), parts[i], unknown, view.Prompt.CreatedAt)
+		ts, _, err := d.post(ctx, it, t, partKey(it.Key, i), parts[i], unknown, view.Prompt.CreatedAt)
 		if err != nil {
 			return err
 		}

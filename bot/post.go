@@ -92,7 +92,7 @@ func renderNotice(n sessions.Notice) message {
 
 // postOnce posts a delivery that is one message and is never edited.
 func (d *deliverer) postOnce(ctx context.Context, it sessions.Delivery, t sessions.Thread, m message) error {
-	ts, err := d.post(ctx, it, t, it.Key, m, it.Unknown, time.Time{})
+	ts, _, err := d.post(ctx, it, t, it.Key, m, it.Unknown, time.Time{})
 	if err != nil {
 		return err
 	}
@@ -126,23 +126,23 @@ func (d *deliverer) whisper(ctx context.Context, it sessions.Delivery, t session
 }
 
 // post posts one message exactly once under its key, or finds that it was posted
-// before. unknown says that an earlier try may have posted it, since says when
-// at the earliest.
-func (d *deliverer) post(ctx context.Context, it sessions.Delivery, t sessions.Thread, key string, m message, unknown bool, since time.Time) (ts string, err error) {
+// before, perhaps with older content. unknown says that an earlier try may have
+// posted it, since says when at the earliest.
+func (d *deliverer) post(ctx context.Context, it sessions.Delivery, t sessions.Thread, key string, m message, unknown bool, since time.Time) (ts string, found bool, err error) {
 	if unknown {
 		if ts, err = d.search(ctx, t, key, since); err != nil || ts != "" {
-			return ts, err
+			return ts, ts != "", err
 		}
 	}
 	if err := d.engine.Trying(ctx, it.ID); err != nil {
-		return "", err
+		return "", false, err
 	}
 	ts, err = d.postMessage(ctx, t, key, m)
 	if refusedBlocks[slackCode(err)] {
 		d.log.Error("Slack refuses a message's blocks; it is posted as plain text", "key", key, "err", err)
 		ts, err = d.postMessage(ctx, t, key, m.asPlain())
 	}
-	return ts, failed(methodPost, err)
+	return ts, false, failed(methodPost, err)
 }
 
 func (d *deliverer) postMessage(ctx context.Context, t sessions.Thread, key string, m message) (ts string, err error) {
@@ -265,37 +265,44 @@ func (d *deliverer) recordFailure(ctx context.Context, it sessions.Delivery, c *
 	if c != nil {
 		c.shown = "" // not known any more
 	}
-	err := d.record(ctx, func(ctx context.Context) error {
-		var f *failure
-		if !errors.As(cause, &f) {
+	var f *failure
+	if !errors.As(cause, &f) {
+		// The outbox has the truth already: whether a try was begun. finish
+		// holds the delivery back.
+		if ctx.Err() == nil {
 			d.log.Error("a delivery failed on our side", "delivery", it.ID, "kind", it.Kind, "err", cause)
-			return d.engine.Postponed(ctx, it.ID, pauseAfter(it.Attempts), it.Unknown, cause)
 		}
-		code := slackCode(f.err)
-		after, limited := retryAfter(f.err)
-		switch {
-		case limited:
-			d.budget.close(f.method, after)
-			return d.engine.Postponed(ctx, it.ID, after, it.Unknown && f.method == methodReplies, cause)
-		case slices.Contains(finalCodes, code), refusedBlocks[code], code != "" && it.Attempts >= giveUpAfter:
-			if c != nil {
-				c.over = true
-			}
-			return d.engine.Abandoned(ctx, it.ID, cause)
-		}
-		unknown := code == "" || slices.Contains(doubtfulCodes, code)
-		switch f.method {
-		case methodUpdate:
-			unknown = false // an edit can be repeated
-		case methodReplies:
-			unknown = it.Unknown
-		}
-		d.log.Warn("a delivery is tried again", "delivery", it.ID, "kind", it.Kind, "unknown", unknown, "err", cause)
-		return d.engine.Postponed(ctx, it.ID, pauseAfter(it.Attempts), unknown, cause)
-	})
+		return
+	}
+	err := d.record(ctx, func(ctx context.Context) error { return d.refused(ctx, it, c, f) })
 	if err != nil {
 		d.log.Error("what became of a delivery was not recorded", "delivery", it.ID, "err", err)
 	}
+}
+
+// refused postpones or gives up what Slack did not take.
+func (d *deliverer) refused(ctx context.Context, it sessions.Delivery, c *card, f *failure) error {
+	code := slackCode(f.err)
+	after, limited := retryAfter(f.err)
+	switch {
+	case limited:
+		d.budget.close(f.method, after)
+		return d.engine.Postponed(ctx, it.ID, after, it.Unknown && f.method == methodReplies, f)
+	case slices.Contains(finalCodes, code), refusedBlocks[code], code != "" && it.Attempts >= giveUpAfter:
+		if c != nil {
+			c.over = true
+		}
+		return d.engine.Abandoned(ctx, it.ID, f)
+	}
+	unknown := code == "" || slices.Contains(doubtfulCodes, code)
+	switch f.method {
+	case methodUpdate:
+		unknown = false // an edit can be repeated
+	case methodReplies:
+		unknown = it.Unknown
+	}
+	d.log.Warn("a delivery is tried again", "delivery", it.ID, "kind", it.Kind, "unknown", unknown, "err", f)
+	return d.engine.Postponed(ctx, it.ID, pauseAfter(it.Attempts), unknown, f)
 }
 
 // retryAfter is how long Slack wants to be left alone, if it said so. Some methods

@@ -263,6 +263,11 @@ func TestAnOutageOfSocketModeIsNotNoticed(t *testing.T) {
 
 func TestAnEventThatSlackGoCannotReadIsAcknowledged(t *testing.T) {
 	t.Parallel()
+	raw := `{"type":"events_api","envelope_id":"e7","payload":{"event":{"type":"code_channel_action"}}}`
+	bad := socketmode.Event{Type: socketmode.EventTypeErrorBadMessage, Data: &socketmode.ErrorBadMessage{Message: []byte(raw)}}
+	if req := requestOf(bad); req == nil || req.EnvelopeID != "e7" {
+		t.Errorf("the envelope is %+v", req)
+	}
 	in := decode(requestWith(`{"event":{"type":"message","channel":"C1","ts":"1.1","user":"U1","text":"hi","blocks":"not a list"}}`))
 	if in.event == nil || in.event.Text != "hi" {
 		t.Errorf("a message with strange blocks was not read: %+v", in.event)
