@@ -173,6 +173,7 @@ create table sandboxes (
     memory       bigint not null default 0,
     disk         bigint not null default 0,
     state_at     timestamptz not null default now(), -- of the last change of state
+    claimed_at   timestamptz,                    -- when this generation's start began; its boot counts from here
     looked_at    timestamptz,                    -- when a silent box was last looked for
     failures     integer not null default 0,
     retry_at     timestamptz

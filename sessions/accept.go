@@ -183,11 +183,13 @@ func (t *tx) sessionFor(ctx context.Context, r Request) (s Session, begun bool, 
 	if begun, err = affected(res); err != nil {
 		return s, false, err
 	}
-	if !begun {
+	if begun {
+		_, err = t.ExecContext(ctx, `insert into sandboxes (session_id) values ($1)`, id)
+	} else {
 		id, err = threadSession(ctx, t, thread)
-		if err != nil {
-			return s, false, err
-		}
+	}
+	if err != nil {
+		return s, false, fmt.Errorf("beginning a session: %w", err)
 	}
 	s, err = t.lockSession(ctx, id)
 	return s, begun, err

@@ -2,8 +2,10 @@ package sessions
 
 import (
 	"context"
+	"fmt"
+	"strings"
 
-	"openinspect/sandbox"
+	"github.com/google/uuid"
 )
 
 // Grant is what a sandbox's token allows.
@@ -16,11 +18,61 @@ type Grant struct {
 
 // Authenticate returns what a sandbox's token allows, or ErrNotFound. The token
 // is valid as long as its sandbox.
-func (e *Engine) Authenticate(ctx context.Context, token string) (Grant, error) { panic("not built") }
+func (e *Engine) Authenticate(ctx context.Context, token string) (Grant, error) {
+	var s struct {
+		ID         string `db:"id"`
+		Repository string `db:"repository"`
+		Default    string `db:"default_branch"`
+	}
+	err := e.db.GetContext(ctx, &s, `
+		select s.id, r.name as repository, r.default_branch
+		from sandboxes b join sessions s on s.id = b.session_id join repositories r on r.name = s.repository
+		where b.token_hash = $1 and b.state in ('starting', 'booting', 'ready', 'parking')`, hashOf(token))
+	if err != nil {
+		return Grant{}, fmt.Errorf("checking a sandbox's token: %w", notFound(err))
+	}
+	return Grant{Session: s.ID, Repository: s.Repository, Branch: Session{ID: s.ID}.Branch(), DefaultBranch: s.Default}, nil
+}
 
 // Pushed records the head of the session's branch as the code host reported it.
-func (e *Engine) Pushed(ctx context.Context, session, ref, old, new string) error {
-	panic("not built")
+// Other refs, which the git door does not let pass, are ignored.
+func (e *Engine) Pushed(ctx context.Context, session, ref, _, head string) error {
+	if strings.Trim(head, "0") == "" {
+		head = "" // deleted
+	}
+	return e.transact(ctx, func(t *tx) error {
+		s, err := t.lockSession(ctx, session)
+		if err != nil {
+			return err
+		}
+		if ref != "refs/heads/"+s.Branch() {
+			return nil
+		}
+		if _, err := t.ExecContext(ctx, `update sessions set head = $2 where id = $1`, session, head); err != nil {
+			return fmt.Errorf("recording the head of %s: %w", session, err)
+		}
+		url := strings.TrimSuffix(e.cfg.Forge.RemoteURL(s.Repository), ".git") + "/tree/" + s.Branch()
+		return t.made(ctx, s, "", "branch", BodyArtifact{Kind: "branch", URL: url, Title: s.Branch()})
+	})
+}
+
+// made records an artifact; one that the session has already is not told again.
+func (t *tx) made(ctx context.Context, s Session, prompt, key string, a BodyArtifact) error {
+	id, err := uuid.NewV7()
+	if err != nil {
+		return err
+	}
+	res, err := t.ExecContext(ctx, `
+		insert into artifacts (id, session_id, prompt_id, kind, key, url, title) values ($1, $2, nullif($3, ''), $4, $5, $6, $7)
+		on conflict (session_id, key) do nothing`, id, s.ID, prompt, a.Kind, key, a.URL, a.Title)
+	if err != nil {
+		return fmt.Errorf("recording the %s of %s: %w", a.Kind, s.ID, err)
+	}
+	if fresh, err := affected(res); err != nil || !fresh {
+		return err
+	}
+	_, err = t.append(ctx, s.ID, entry{prompt: prompt, kind: KindArtifact, body: a})
+	return err
 }
 
 // Usage is what one model request used.
@@ -32,12 +84,59 @@ type Usage struct {
 }
 
 // Allow says whether a session may spend more; a *Problem says which budget is used up.
-func (e *Engine) Allow(ctx context.Context, session string) error { panic("not built") }
+func (e *Engine) Allow(ctx context.Context, session string) error {
+	if e.cfg.SessionBudgetUSD <= 0 && e.cfg.PersonDayBudgetUSD <= 0 && e.cfg.DayBudgetUSD <= 0 {
+		return nil
+	}
+	var spent struct {
+		Session float64 `db:"session"`
+		Person  float64 `db:"person"`
+		Day     float64 `db:"day"`
+		Name    string  `db:"name"`
+	}
+	err := e.db.GetContext(ctx, &spent, `
+		with author as (select author from prompts where session_id = $1 and started_at is not null order by state = 'running' desc, position desc limit 1)
+		select (select cost_usd from sessions where id = $1) as session,
+			coalesce((select sum(cost_usd) from usage where person = (select author from author) and at > now() - interval '24 hours'), 0) as person,
+			coalesce((select sum(cost_usd) from usage where at > now() - interval '24 hours'), 0) as day,
+			coalesce((select name from people where id = (select author from author)), '') as name`, session)
+	if err != nil {
+		return fmt.Errorf("reading what was spent: %w", err)
+	}
+	for _, b := range []struct {
+		spent, limit float64
+		whose        string
+	}{
+		{spent.Session, e.cfg.SessionBudgetUSD, "this session"},
+		{spent.Person, e.cfg.PersonDayBudgetUSD, spent.Name + " within 24 hours"},
+		{spent.Day, e.cfg.DayBudgetUSD, "everybody together within 24 hours"},
+	} {
+		if b.limit > 0 && b.spent >= b.limit {
+			return &Problem{Code: "budget", Text: fmt.Sprintf(
+				"The budget of %s is used up: $%.2f of $%.2f. An administrator can raise it.", b.whose, b.spent, b.limit)}
+		}
+	}
+	return nil
+}
 
 // Used counts a model request's usage for the session, its running prompt and that prompt's author.
-func (e *Engine) Used(ctx context.Context, session string, u Usage) error { panic("not built") }
-
-// ServeBridge is the session's actor while its sandbox's bridge is connected:
-// it delivers prompts and stops, appends events, answers calls. It returns when
-// the bridge is cut, the lease is lost or ctx ends.
-func (e *Engine) ServeBridge(ctx context.Context, token string, l *sandbox.Link) { panic("not built") }
+func (e *Engine) Used(ctx context.Context, session string, u Usage) error {
+	return e.transact(ctx, func(t *tx) error {
+		if _, err := t.lockSession(ctx, session); err != nil {
+			return err
+		}
+		_, err := t.ExecContext(ctx, `
+			with p as (select id, author from prompts where session_id = $1 and started_at is not null
+				order by state = 'running' desc, position desc limit 1),
+			counted as (update prompts set cost_usd = cost_usd + $2, input_tokens = input_tokens + $4 + $6 + $7,
+				output_tokens = output_tokens + $5 where id = (select id from p)),
+			total as (update sessions set cost_usd = cost_usd + $2 where id = $1)
+			insert into usage (session_id, prompt_id, person, model, cost_usd, input, output, cache_read, cache_write, known)
+			select $1, (select id from p), (select author from p), $3, $2, $4, $5, $6, $7, $8`,
+			session, u.CostUSD, storable(u.Model), u.Input, u.Output, u.CacheRead, u.CacheWrite, u.Known)
+		if err != nil {
+			return fmt.Errorf("counting usage of %s: %w", session, err)
+		}
+		return nil
+	})
+}

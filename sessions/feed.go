@@ -75,9 +75,8 @@ type topic struct {
 	subs   map[*Subscription]bool
 	seq    int64             // last entry handed on; 0 before the first
 	behind bool              // entries are missing: the table has to be read
-	acted  bool              // its bridge is held by this process: deltas come at once
-	parts  map[string]string // text of running parts as handed on
-	live   func() []RunningPart
+	parts  map[string]string // text of another replica's running parts, as handed on
+	actor  *actor            // holds the session's bridge in this process: deltas come at once
 }
 
 func newHub() *hub {
@@ -117,28 +116,35 @@ func (h *hub) topic(session string) *topic {
 
 // release forgets a topic that nobody needs. h.mu is held.
 func (h *hub) release(session string) {
-	if t := h.sessions[session]; t != nil && len(t.subs) == 0 && !t.acted {
+	if t := h.sessions[session]; t != nil && len(t.subs) == 0 && t.actor == nil {
 		delete(h.sessions, session)
 	}
 }
 
-// acting says that this process holds the session's bridge; live returns its
-// running parts. nil ends it.
-func (h *hub) acting(session string, live func() []RunningPart) {
+// acting says that a holds the session's bridge in this process.
+func (h *hub) acting(a *actor) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	t := h.topic(session)
-	t.acted, t.live, t.parts = live != nil, live, nil
-	h.release(session)
+	t := h.topic(a.session)
+	t.actor, t.parts = a, nil
 }
 
-// livePartsOf returns the function that reads the running parts from the actor
-// in this process, or nil.
-func (h *hub) livePartsOf(session string) func() []RunningPart {
+// acted says that a does so no more; another one may by now.
+func (h *hub) acted(a *actor) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if t := h.sessions[a.session]; t != nil && t.actor == a {
+		t.actor = nil
+		h.release(a.session)
+	}
+}
+
+// actorOf returns the holder of the session's bridge, if it is in this process.
+func (h *hub) actorOf(session string) *actor {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if t := h.sessions[session]; t != nil {
-		return t.live
+		return t.actor
 	}
 	return nil
 }
@@ -192,6 +198,12 @@ func (t *topic) send(u Update) {
 // listen returns a channel that receives whenever the topic is woken.
 func (h *hub) listen(ctx context.Context, topic string) <-chan struct{} {
 	ch := make(chan struct{}, 1)
+	h.listenOn(ctx, topic, ch)
+	return ch
+}
+
+// listenOn has the topic's wake-ups arrive on a channel of capacity one.
+func (h *hub) listenOn(ctx context.Context, topic string, ch chan struct{}) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.wakes[topic] == nil {
@@ -206,7 +218,6 @@ func (h *hub) listen(ctx context.Context, topic string) <-chan struct{} {
 			delete(h.wakes, topic)
 		}
 	})
-	return ch
 }
 
 // wake pokes everybody who listens to the topic.

@@ -12,9 +12,7 @@ type watched struct {
 	acted   bool
 }
 
-// watched lists the sessions that have readers: all, or those of the names. One
-// whose bridge is held here is listed only if it is behind, because its entries
-// come straight from their transactions.
+// watched lists the sessions that have readers: all, or those of the names.
 func (h *hub) watched(names []string) []watched {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -23,7 +21,7 @@ func (h *hub) watched(names []string) []watched {
 		if len(t.subs) == 0 || names != nil && !slices.Contains(names, session) {
 			continue
 		}
-		list = append(list, watched{session, t.seq, t.acted})
+		list = append(list, watched{session, t.seq, t.actor != nil})
 	}
 	return list
 }
@@ -44,7 +42,7 @@ func (h *hub) remoteParts(session string, parts []RunningPart) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	t := h.sessions[session]
-	if t == nil || t.acted {
+	if t == nil || t.actor != nil {
 		return
 	}
 	now := map[string]string{}

@@ -69,3 +69,82 @@ func (e *Engine) UnlinkGitHub(ctx context.Context, person uuid.UUID) error {
 	}
 	return nil
 }
+
+// codeRelink is the code of a *Problem with a person's own connection.
+const codeRelink = "github_relink"
+
+// refreshAhead is how long before its end a token is exchanged.
+const refreshAhead = 10 * time.Minute
+
+// personToken returns a person's GitHub token that is good for a while. An old
+// one is exchanged under the lock of the person's row, because a refresh token
+// works once, and the new pair is stored before anybody uses it. A *Problem
+// says that the person has to connect again.
+func (e *Engine) personToken(ctx context.Context, person uuid.UUID) (string, error) {
+	var token string
+	var refused error
+	err := e.transact(ctx, func(t *tx) (err error) {
+		token, refused, err = t.goodToken(ctx, person)
+		return err
+	})
+	if err != nil {
+		return "", &Retryable{Err: err}
+	}
+	return token, refused
+}
+
+// goodToken does what personToken says. refused is a result that is committed.
+func (t *tx) goodToken(ctx context.Context, person uuid.UUID) (token string, refused, err error) {
+	var p struct {
+		Access  []byte     `db:"github_access"`
+		Refresh []byte     `db:"github_refresh"`
+		Expires *time.Time `db:"github_expires"`
+		Broken  *string    `db:"github_broken"`
+		Stale   bool       `db:"stale"`
+	}
+	err = t.GetContext(ctx, &p, `select github_access, github_refresh, github_expires, github_broken,
+		coalesce(github_expires < now() + make_interval(secs => $2), false) as stale
+		from people where id = $1 for no key update`, person, seconds(refreshAhead))
+	if err != nil {
+		return "", nil, fmt.Errorf("reading a person's GitHub token: %w", err)
+	}
+	if p.Access == nil || p.Broken != nil {
+		return "", &Problem{Code: codeRelink, Text: "The GitHub account is not connected."}, nil
+	}
+	access, err := t.e.cfg.Seal.Open(sealAccess, p.Access)
+	if err != nil {
+		refused, err = t.breakLink(ctx, person, "The stored connection to GitHub cannot be read any more.", err)
+		return "", refused, err
+	}
+	if !p.Stale {
+		return string(access), nil, nil
+	}
+	return t.refreshToken(ctx, person, p.Refresh)
+}
+
+func (t *tx) refreshToken(ctx context.Context, person uuid.UUID, sealed []byte) (token string, refused, err error) {
+	refresh, err := t.e.cfg.Seal.Open(sealRefresh, sealed)
+	if err != nil {
+		refused, err = t.breakLink(ctx, person, "The stored connection to GitHub cannot be read any more.", err)
+		return "", refused, err
+	}
+	fresh, err := t.e.cfg.Forge.Refresh(ctx, string(refresh))
+	if err == nil {
+		return fresh.Access, nil, t.keepTokens(ctx, person, fresh)
+	}
+	if r, ok := errors.AsType[*Retryable](err); ok && !r.Unknown {
+		return "", err, nil
+	}
+	// Refused, or nobody knows which tokens are good now.
+	refused, err = t.breakLink(ctx, person, "The connection to GitHub has ended.", err)
+	return "", refused, err
+}
+
+// breakLink notes that a person has to connect again. Nothing is deleted: a new
+// link may land at any moment.
+func (t *tx) breakLink(ctx context.Context, person uuid.UUID, why string, cause error) (refused, err error) {
+	if _, err := t.ExecContext(ctx, `update people set github_broken = $2 where id = $1`, person, why); err != nil {
+		return nil, fmt.Errorf("noting a broken GitHub link: %w", err)
+	}
+	return &Problem{Code: codeRelink, Text: why + " Connect the GitHub account again.", Err: cause}, nil
+}

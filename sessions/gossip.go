@@ -4,6 +4,8 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -15,11 +17,13 @@ import (
 // from the transactions, because a NOTIFY inside them serialises their commits.
 const channel = "openinspect"
 
-// hint is a notification: which sessions' logs grew or whose state changed, and
-// on which surfaces something is due. All stands for too many to name.
+// hint is a notification: which sessions' logs or running parts grew, which
+// sessions' actors and starters have to look, and on which surfaces something is
+// due. All stands for too many to name.
 type hint struct {
 	From     string   `json:"from"`
-	Sessions []string `json:"sessions,omitempty"`
+	Logs     []string `json:"logs,omitempty"`
+	Work     []string `json:"work,omitempty"`
 	Surfaces []string `json:"surfaces,omitempty"`
 	All      bool     `json:"all,omitempty"`
 }
@@ -28,14 +32,15 @@ type hint struct {
 // our own readers have to be read from the tables.
 type gossip struct {
 	mu       sync.Mutex
-	sessions map[string]bool
+	logs     map[string]bool
+	work     map[string]bool
 	surfaces map[string]bool
 	told     chan struct{} // something was collected
 	reread   chan struct{} // a topic of the hub is behind
 }
 
 func newGossip() gossip {
-	return gossip{sessions: map[string]bool{}, surfaces: map[string]bool{},
+	return gossip{logs: map[string]bool{}, work: map[string]bool{}, surfaces: map[string]bool{},
 		told: make(chan struct{}, 1), reread: make(chan struct{}, 1)}
 }
 
@@ -58,40 +63,40 @@ func (e *Engine) publish(n news) {
 	for surface := range n.surfaces {
 		e.hub.wake(surfaceTopic(surface))
 	}
-	e.gossip.mu.Lock()
-	defer e.gossip.mu.Unlock()
+	e.collect(n)
+}
+
+// collect notes what other replicas have to be told.
+func (e *Engine) collect(n news) {
+	g := &e.gossip
+	g.mu.Lock()
+	defer g.mu.Unlock()
 	for session := range n.events {
-		e.gossip.sessions[session] = true
+		g.logs[session] = true
 	}
-	for session := range n.sessions {
-		e.gossip.sessions[session] = true
-	}
-	for surface := range n.surfaces {
-		e.gossip.surfaces[surface] = true
-	}
-	if len(e.gossip.sessions)+len(e.gossip.surfaces) > 0 {
-		poke(e.told)
+	maps.Copy(g.work, n.sessions)
+	maps.Copy(g.surfaces, n.surfaces)
+	if len(g.logs)+len(g.work)+len(g.surfaces) > 0 {
+		poke(g.told)
 	}
 }
 
-// take empties the collection into a hint.
+// takeHint empties the collection.
 func (e *Engine) takeHint() hint {
-	e.gossip.mu.Lock()
-	defer e.gossip.mu.Unlock()
+	g := &e.gossip
+	g.mu.Lock()
+	defer g.mu.Unlock()
 	h := hint{From: e.cfg.Replica}
 	const most = 200 // a payload has to stay below 8,000 bytes
-	if len(e.gossip.sessions) > most {
+	if len(g.logs)+len(g.work) > most {
 		h.All = true
 	} else {
-		for s := range e.gossip.sessions {
-			h.Sessions = append(h.Sessions, s)
-		}
+		h.Logs, h.Work = slices.Collect(maps.Keys(g.logs)), slices.Collect(maps.Keys(g.work))
 	}
-	for s := range e.gossip.surfaces {
-		h.Surfaces = append(h.Surfaces, s)
-	}
-	clear(e.gossip.sessions)
-	clear(e.gossip.surfaces)
+	h.Surfaces = slices.Collect(maps.Keys(g.surfaces))
+	clear(g.logs)
+	clear(g.work)
+	clear(g.surfaces)
 	return h
 }
 
@@ -161,14 +166,15 @@ func (e *Engine) hear(ctx context.Context, n *pq.Notification) {
 	for _, s := range h.Surfaces {
 		e.hub.wake(surfaceTopic(s))
 	}
-	if len(h.Sessions) == 0 {
-		return
-	}
-	for _, s := range h.Sessions {
+	for _, s := range h.Work {
 		e.hub.wake(actorTopic(s))
 	}
-	e.hub.wake(topicStart)
-	e.catchUp(ctx, h.Sessions)
+	if len(h.Work) > 0 {
+		e.hub.wake(topicStart)
+	}
+	if len(h.Logs) > 0 {
+		e.catchUp(ctx, h.Logs)
+	}
 }
 
 // hearAll looks at everything.

@@ -164,8 +164,8 @@ func (e *Engine) EventsOfPrompt(ctx context.Context, session, prompt string) ([]
 // RunningParts reads the parts that are being written now. Read it after
 // subscribing: deltas that come later continue what it returns.
 func (e *Engine) RunningParts(ctx context.Context, session string) ([]RunningPart, error) {
-	if live := e.hub.livePartsOf(session); live != nil {
-		return live(), nil
+	if a := e.hub.actorOf(session); a != nil {
+		return a.parts.list(), nil
 	}
 	var list []RunningPart
 	err := e.db.SelectContext(ctx, &list, `select part, prompt_id, kind, text from running_parts

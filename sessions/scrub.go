@@ -19,8 +19,15 @@ const redacted = "[redacted]"
 const shortestSecret = 8
 
 // tokenShape is what GitHub's tokens look like (docs.github.com, "GitHub's token
-// formats"): known or not, they are nothing for anybody's eyes.
-var tokenShape = regexp.MustCompile(`\b(?:gh[opsur]_[A-Za-z0-9_]{20,255}|github_pat_[A-Za-z0-9_]{20,255})`)
+// formats"; those of installations may be long and contain dots): known or not,
+// they are nothing for anybody's eyes.
+var tokenShape = regexp.MustCompile(`\b(?:gh[opsur]_|github_pat_)[A-Za-z0-9._-]{20,1000}`)
+
+// tokenPrefixes are how those begin.
+var tokenPrefixes = []string{"gho_", "ghp_", "ghs_", "ghu_", "ghr_", "github_pat_"}
+
+// longestToken is the most that is held back of what may become one.
+const longestToken = 1024
 
 // scrubber removes secrets from text (I10). It is safe for concurrent use.
 type scrubber struct {
@@ -116,27 +123,30 @@ func (s *scrubber) holdBack(t string) int {
 	return max(hold, holdShape(t))
 }
 
-// holdShape is holdBack for the shape of GitHub's tokens: the run of characters
-// of a token at the end of t, if it begins like one.
+// holdShape is holdBack for the shape of GitHub's tokens: what stands at the end
+// of t from the first thing on that begins like one, with nothing but characters
+// of a token after it.
 func holdShape(t string) int {
-	const longest = 11 + 255
 	start := len(t)
-	for start > 0 && len(t)-start <= longest && isTokenByte(t[start-1]) {
+	for start > 0 && len(t)-start < longestToken && isTokenByte(t[start-1]) {
 		start--
 	}
-	run := t[start:]
-	if len(run) > longest {
-		return 0
-	}
-	for _, prefix := range []string{"gho_", "ghp_", "ghs_", "ghu_", "ghr_", "github_pat_"} {
-		if strings.HasPrefix(run, prefix) || run != "" && strings.HasPrefix(prefix, run) {
-			return len(run)
+	for i := start; i < len(t); i++ {
+		if i > 0 && isWordByte(t[i-1]) {
+			continue
+		}
+		for _, prefix := range tokenPrefixes {
+			if strings.HasPrefix(t[i:], prefix) || strings.HasPrefix(prefix, t[i:]) {
+				return len(t) - i
+			}
 		}
 	}
 	return 0
 }
 
-func isTokenByte(c byte) bool {
+func isTokenByte(c byte) bool { return isWordByte(c) || c == '.' || c == '-' }
+
+func isWordByte(c byte) bool {
 	return c == '_' || '0' <= c && c <= '9' || 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z'
 }
 

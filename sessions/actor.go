@@ -1,0 +1,314 @@
+package sessions
+
+import (
+	"context"
+	"database/sql"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"openinspect/sandbox"
+)
+
+// appendAll appends a boot's events in order, each with its effect. The
+// actor's lease is held.
+func (a *actor) appendAll(ctx context.Context, t *tx, events []sandbox.Event) error {
+	var waiting []entry
+	flush := func() error {
+		_, err := t.append(ctx, a.session, waiting...)
+		waiting = nil
+		return err
+	}
+	for _, ev := range events {
+		body, err := a.scrub.json(ev.Body)
+		if err != nil {
+			body = json.RawMessage(`{"text":"An event of the sandbox could not be read."}`)
+			ev.Kind = sandbox.KindNote
+		}
+		waiting = append(waiting, entry{prompt: storable(ev.Prompt), kind: storable(ev.Kind), body: body, boot: a.boot, n: ev.N})
+		if ev.Kind != sandbox.KindSettled && ev.Kind != sandbox.KindPhase {
+			continue
+		}
+		if err := flush(); err != nil {
+			return err
+		}
+		if err := a.effect(ctx, t, ev, body); err != nil {
+			return err
+		}
+	}
+	return flush()
+}
+
+// effect does what an event means for the state machines.
+func (a *actor) effect(ctx context.Context, t *tx, ev sandbox.Event, body json.RawMessage) error {
+	s, err := t.lockSession(ctx, a.session)
+	if err != nil {
+		return err
+	}
+	if ev.Kind == sandbox.KindPhase {
+		var phase sandbox.BodyPhase
+		if err := json.Unmarshal(body, &phase); err != nil {
+			return nil // it stays in the log, and the boot's deadline holds
+		}
+		return a.phase(ctx, t, s, phase)
+	}
+	var mine bool
+	err = t.GetContext(ctx, &mine, `select exists (select from prompts where id = $1 and session_id = $2 and boot = $3)`,
+		ev.Prompt, s.ID, a.boot)
+	if err != nil || !mine {
+		return err
+	}
+	var report sandbox.BodySettled
+	if err := json.Unmarshal(body, &report); err != nil {
+		report = sandbox.BodySettled{Outcome: sandbox.OutcomeFailed, Reason: "The sandbox's report of the end could not be read."}
+	}
+	_, err = t.settle(ctx, s, ev.Prompt, endingOf(report))
+	return err
+}
+
+// endingOf turns a supervisor's report into a prompt's end, which has a reason
+// unless it completed (I3).
+func endingOf(report sandbox.BodySettled) ending {
+	how := ending{state: Failed, reason: strings.TrimSpace(report.Reason), retry: true, report: report}
+	switch report.Outcome {
+	case sandbox.OutcomeCompleted:
+		how.state, how.retry = Completed, false
+	case sandbox.OutcomeStopped:
+		how.state, how.retry = Stopped, false
+		if how.reason == "" {
+			how.reason = "It was stopped."
+		}
+	default:
+		if how.reason == "" {
+			how.reason = "The agent failed without saying why."
+		}
+	}
+	return how
+}
+
+// phase follows the boot.
+func (a *actor) phase(ctx context.Context, t *tx, s Session, p sandbox.BodyPhase) error {
+	switch {
+	case p.State == "failed":
+		return t.bootFailed(ctx, s, phaseReason(p), "booting", "starting")
+	case p.Phase == sandbox.PhaseReady && p.State == "done":
+		res, err := t.ExecContext(ctx, `
+			update sandboxes set state = 'ready', state_at = now(), phase = $2, failures = 0, reason = '', retry_at = null
+			where session_id = $1 and state = 'booting'`, s.ID, p.Phase)
+		if err != nil {
+			return fmt.Errorf("noting that the sandbox of %s is ready: %w", s.ID, err)
+		}
+		if changed, err := affected(res); err != nil || !changed {
+			return err
+		}
+		t.wakeSession(s.ID)
+		_, err = t.append(ctx, s.ID, entry{kind: KindSandbox, body: BodySandbox{State: SandboxReady}})
+		return err
+	default:
+		_, err := t.ExecContext(ctx, `update sandboxes set phase = $2 where session_id = $1 and phase <> $2`, s.ID, p.Phase)
+		return err
+	}
+}
+
+// phaseReason says in a sentence what went wrong, with the end of what was printed.
+func phaseReason(p sandbox.BodyPhase) string {
+	what := map[string]string{
+		sandbox.PhaseSync: "The repository could not be brought up to date", sandbox.PhaseSetup: "The repository's setup script failed",
+		sandbox.PhaseStart: "The repository's start script failed", sandbox.PhaseAgent: "The agent could not be started",
+		sandbox.PhaseReady: "The agent could not be started",
+	}[p.Phase]
+	if what == "" {
+		what = "The sandbox could not be prepared"
+	}
+	if p.Detail != "" {
+		what += ": " + strings.TrimRight(p.Detail, ".")
+	}
+	what += "."
+	if tail := lastLines(p.Log); tail != "" {
+		what += "\n" + tail
+	}
+	return what
+}
+
+// lastLines returns the end of a log that fits into an answer.
+func lastLines(log string) string {
+	const lines, bytes = 15, 1500
+	log = strings.TrimSpace(log)
+	if len(log) > bytes {
+		log = strings.ToValidUTF8(log[len(log)-bytes:], "")
+	}
+	all := strings.Split(log, "\n")
+	return strings.Join(all[max(0, len(all)-lines):], "\n")
+}
+
+// work delivers prompts, stops and parks, whenever something changed.
+func (a *actor) work(ctx context.Context) error {
+	poll := time.NewTicker(a.e.tempo.poll)
+	defer poll.Stop()
+	for {
+		if err := a.step(ctx); err != nil {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-a.wake:
+		case <-poll.C:
+		}
+	}
+}
+
+// step does what is to be done now.
+func (a *actor) step(ctx context.Context) error {
+	var now struct {
+		State   SandboxState   `db:"state"`
+		Running sql.NullString `db:"running"`
+		Queued  bool           `db:"queued"`
+	}
+	err := a.e.db.GetContext(ctx, &now, `
+		select b.state,
+			(select id from prompts p where p.session_id = b.session_id and p.state = 'running') as running,
+			exists (select from prompts p where p.session_id = b.session_id and p.state = 'queued') as queued
+		from sandboxes b where b.session_id = $1 and b.epoch = $2`, a.session, a.epoch)
+	if errors.Is(err, sql.ErrNoRows) {
+		return errLeaseLost
+	}
+	if err != nil {
+		return fmt.Errorf("reading the state of %s: %w", a.session, err)
+	}
+	if err := a.stopSettled(ctx, now.Running.String); err != nil {
+		return err
+	}
+	switch {
+	case now.State == SandboxLost || now.State == SandboxFailed || now.State == SandboxParked:
+		return errLeaseLost
+	case now.State == SandboxParking:
+		return a.park(ctx)
+	case now.Running.Valid:
+		return a.sendAgain(ctx, now.Running.String)
+	case now.Queued && now.State == SandboxReady && a.free():
+		return a.deliver(ctx)
+	}
+	return nil
+}
+
+// free says whether the boot has settled all that it was given (I2, I12).
+func (a *actor) free() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return len(a.unsettled) == 0
+}
+
+// stopSettled tells the boot to stop what runs there but has been settled here,
+// by a person or a deadline, and again until it confirms.
+func (a *actor) stopSettled(ctx context.Context, running string) error {
+	var stop []string
+	a.mu.Lock()
+	for id, asked := range a.unsettled {
+		if id != running && time.Since(asked) >= a.e.tempo.stopAgain {
+			a.unsettled[id] = time.Now()
+			stop = append(stop, id)
+		}
+	}
+	a.mu.Unlock()
+	for _, id := range stop {
+		a.parts.end(func(p RunningPart) bool { return p.Prompt == id })
+		if err := a.link.Send(ctx, sandbox.Message{Stop: &sandbox.Stop{Prompt: id}}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// deliver gives the first queued prompt to the boot: first in the table, then on
+// the wire. If the wire breaks in between, hello shows that it did not arrive.
+func (a *actor) deliver(ctx context.Context) error {
+	var id string
+	err := a.e.transact(ctx, func(t *tx) error {
+		id = ""
+		if err := a.fence(ctx, t); err != nil {
+			return err
+		}
+		if _, err := t.lockSession(ctx, a.session); err != nil {
+			return err
+		}
+		err := t.GetContext(ctx, &id, `
+			update prompts set state = 'running', boot = $2, started_at = clock_timestamp()
+			where state = 'queued' and id = (select id from prompts
+				where session_id = $1 and state = 'queued' order by position limit 1)
+			returning id`, a.session, a.boot)
+		if errors.Is(err, sql.ErrNoRows) {
+			return nil // withdrawn meanwhile
+		}
+		if err != nil {
+			return fmt.Errorf("taking the next prompt of %s: %w", a.session, err)
+		}
+		_, err = t.append(ctx, a.session, entry{prompt: id, kind: KindStarted, body: BodyStarted{Boot: a.boot}})
+		return err
+	})
+	if err != nil || id == "" {
+		return err
+	}
+	return a.send(ctx, id)
+}
+
+// sendAgain sends the running prompt if hello showed that the boot never got it.
+func (a *actor) sendAgain(ctx context.Context, running string) error {
+	if a.resend != running {
+		return nil
+	}
+	a.resend = ""
+	return a.send(ctx, running)
+}
+
+// send puts a prompt on the wire.
+func (a *actor) send(ctx context.Context, id string) error {
+	p, err := a.e.Prompt(ctx, id)
+	if err != nil {
+		return err
+	}
+	author, err := a.e.Person(ctx, p.Author)
+	if err != nil {
+		return err
+	}
+	out := sandbox.Prompt{ID: p.ID, Text: p.Text, AuthorName: author.Name, AuthorEmail: a.e.noreply(author), Model: p.Model}
+	err = a.e.db.SelectContext(ctx, &out.Attachments, `select name, mime, data from attachments where prompt_id = $1 order by position`, id)
+	if err != nil {
+		return fmt.Errorf("reading the attachments of %s: %w", id, err)
+	}
+	a.mu.Lock()
+	a.unsettled[id] = time.Time{}
+	a.mu.Unlock()
+	err = a.link.Send(ctx, sandbox.Message{Prompt: &out})
+	if errors.Is(err, sandbox.ErrTooLarge) {
+		return a.refuse(ctx, id)
+	}
+	return err
+}
+
+// refuse fails a prompt that can never pass the bridge.
+func (a *actor) refuse(ctx context.Context, id string) error {
+	a.mu.Lock()
+	delete(a.unsettled, id)
+	a.mu.Unlock()
+	return a.e.transact(ctx, func(t *tx) error {
+		s, err := t.lockSession(ctx, a.session)
+		if err != nil {
+			return err
+		}
+		_, err = t.settle(ctx, s, id, ending{state: Failed, reason: "The request with its attachments is too large for the sandbox: attach less."})
+		return err
+	})
+}
+
+// noreply is the address under which a person's commits appear as theirs on
+// GitHub (docs.github.com, "Email addresses reference"), or the bot's for a
+// person that is not linked.
+func (e *Engine) noreply(p Person) string {
+	if !p.Linked() {
+		return e.cfg.BotEmail
+	}
+	return fmt.Sprintf("%d+%s@users.noreply.github.com", p.GitHubID, p.GitHubLogin)
+}

@@ -1,0 +1,31 @@
+package sessions
+
+import "time"
+
+// Hasten shortens an engine's waits, before it runs: what takes seconds in
+// production takes tens of milliseconds.
+func Hasten(e *Engine) {
+	e.tempo.lease = 400 * time.Millisecond
+	e.tempo.poll = 50 * time.Millisecond
+	e.tempo.watch = 30 * time.Millisecond
+	e.tempo.lost = time.Second
+	e.tempo.silent = 2 * time.Second
+	e.tempo.park = time.Second
+	e.tempo.choose = 300 * time.Millisecond
+	e.tempo.call = 2 * time.Second
+	e.tempo.retry = 20 * time.Millisecond
+	e.tempo.stopAgain = 200 * time.Millisecond
+}
+
+// Names for tests of single parts.
+var (
+	NewScrubber = newScrubber
+	NewParts    = newParts
+	Title       = title
+)
+
+// Text removes secrets from text.
+func (s *scrubber) Text(t string) string { return s.text(t) }
+
+// HoldBack says how much of the end may begin a secret.
+func (s *scrubber) HoldBack(t string) int { return s.holdBack(t) }

@@ -1,0 +1,173 @@
+package sessions
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"openinspect/sandbox"
+)
+
+// parkIdle asks the sandboxes that have had nothing to do for a time to park, at
+// most limit of them, and returns how many were asked.
+func (t *tx) parkIdle(ctx context.Context, idle time.Duration, limit int) (int, error) {
+	var sessions []string
+	err := t.SelectContext(ctx, &sessions, `
+		update sandboxes set state = 'parking', state_at = now() where session_id in (
+			select b.session_id from sandboxes b join sessions s on s.id = b.session_id
+			where b.state = 'ready' and greatest(s.idle_since, b.state_at) <= now() - make_interval(secs => $1)
+				and not exists (select from prompts p where p.session_id = b.session_id and p.state in ('queued', 'running'))
+			order by s.idle_since nulls first limit $2 for no key update of b skip locked)
+		returning session_id`, seconds(idle), limit)
+	if err != nil {
+		return 0, fmt.Errorf("parking idle sandboxes: %w", err)
+	}
+	return len(sessions), t.announceParking(ctx, sessions)
+}
+
+func (t *tx) announceParking(ctx context.Context, sessions []string) error {
+	for _, id := range sessions {
+		if _, err := t.append(ctx, id, entry{kind: KindSandbox, body: BodySandbox{State: SandboxParking}}); err != nil {
+			return err
+		}
+		t.wakeSession(id)
+	}
+	return nil
+}
+
+// ParkAll parks the sandboxes whose bridges this replica holds and that run
+// nothing, and waits until they are parked. Those that work go on without a
+// control plane until another one answers.
+func (e *Engine) ParkAll(ctx context.Context) error {
+	var asked []string
+	err := e.transact(ctx, func(t *tx) error {
+		err := t.SelectContext(ctx, &asked, `
+			update sandboxes set state = 'parking', state_at = now()
+			where state = 'ready' and holder = $1
+				and not exists (select from prompts p where p.session_id = sandboxes.session_id and p.state = 'running')
+			returning session_id`, e.cfg.Replica)
+		if err != nil {
+			return fmt.Errorf("parking all sandboxes: %w", err)
+		}
+		return t.announceParking(ctx, asked)
+	})
+	if err != nil {
+		return err
+	}
+	tick := time.NewTicker(e.tempo.notify)
+	defer tick.Stop()
+	for {
+		var left int
+		err := e.db.GetContext(ctx, &left, `select count(*) from sandboxes where state = 'parking' and holder = $1`, e.cfg.Replica)
+		if err != nil || left == 0 {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("%d sandboxes are not parked yet: %w", left, ctx.Err())
+		case <-tick.C:
+		}
+	}
+}
+
+// park has the supervisor make its state consistent, and then the provider take
+// the filesystem. A supervisor ends as soon as its last events are acknowledged,
+// and its box with it, which its provider would then not find any more: so the
+// acknowledgements of a parking box are withheld until it is parked. The wait is
+// short; a supervisor that says nothing is parked as it is.
+func (a *actor) park(ctx context.Context) error {
+	a.mu.Lock()
+	a.parking = true
+	a.mu.Unlock()
+	if err := a.link.Send(ctx, sandbox.Message{Park: &sandbox.Park{Reason: "it was idle"}}); err != nil {
+		return err
+	}
+	timer := time.NewTimer(a.e.tempo.park / 2)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-a.noted:
+	case <-timer.C:
+	}
+	// The box's end cuts the bridge, and with it ctx: what was saved has to be recorded all the same.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 4*a.e.tempo.park)
+	defer cancel()
+	if err := a.e.parkBox(ctx, a.session); err != nil {
+		return err
+	}
+	return errParked
+}
+
+// withholds says whether the box parks.
+func (a *actor) withholds() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.parking
+}
+
+// noteParking hears a parking supervisor's last word, which is a note.
+func (a *actor) noteParking(events []sandbox.Event) {
+	if !a.withholds() {
+		return
+	}
+	for _, ev := range events {
+		if ev.Kind == sandbox.KindNote && ev.Prompt == "" {
+			poke(a.noted)
+		}
+	}
+}
+
+// parkBox saves the box's filesystem and ends it. A box that is gone left
+// nothing but what it pushed.
+func (e *Engine) parkBox(ctx context.Context, session string) error {
+	var b struct {
+		Box string      `db:"box"`
+		Ref sandbox.Ref `db:"ref"`
+	}
+	err := e.db.GetContext(ctx, &b, `select box, ref from sandboxes where session_id = $1 and state = 'parking'`, session)
+	if err != nil {
+		return ignoreNotFound(notFound(err))
+	}
+	box, err := e.cfg.Provider.Attach(ctx, b.Box)
+	var ref sandbox.Ref
+	if err == nil {
+		ref, err = box.Park(ctx)
+	}
+	if errors.Is(err, sandbox.ErrGone) {
+		return e.transact(ctx, func(t *tx) error {
+			return t.parked(ctx, session, b.Box, SandboxLost, b.Ref, "it ended before it could be parked")
+		})
+	}
+	if err != nil {
+		return fmt.Errorf("parking the box of %s: %w", session, err)
+	}
+	err = e.transact(ctx, func(t *tx) error { return t.parked(ctx, session, b.Box, SandboxParked, ref, "") })
+	if err != nil {
+		return err
+	}
+	if b.Ref != "" && b.Ref != ref {
+		if err := e.cfg.Provider.Delete(ctx, b.Ref); err != nil {
+			e.log.Warn("an old saved filesystem could not be removed", "session", session, "err", err)
+		}
+	}
+	return nil
+}
+
+// parked records a box's end.
+func (t *tx) parked(ctx context.Context, session, box string, to SandboxState, ref sandbox.Ref, reason string) error {
+	res, err := t.ExecContext(ctx, `
+		update sandboxes set state = $3, state_at = now(), ref = $4, reason = $5, box = '', token_hash = null,
+			holder = '', held_until = null, busy = false, memory = 0
+		where session_id = $1 and box = $2 and state = 'parking'`, session, box, to, string(ref), reason)
+	if err != nil {
+		return fmt.Errorf("noting that the sandbox of %s is parked: %w", session, err)
+	}
+	if changed, err := affected(res); err != nil || !changed {
+		return err
+	}
+	t.wakeSession(session)
+	_, err = t.append(ctx, session, entry{kind: KindSandbox, body: BodySandbox{State: to, Reason: reason}})
+	return err
+}

@@ -1,0 +1,377 @@
+package sessions
+
+import (
+	"context"
+	"crypto/rand"
+	"database/sql"
+	"errors"
+	"fmt"
+	"strconv"
+	"time"
+
+	"github.com/lib/pq"
+	"golang.org/x/sync/errgroup"
+
+	"openinspect/sandbox"
+)
+
+// Tags by which a box is found again.
+const (
+	tagSession = "session"
+	tagEpoch   = "epoch" // the generation that it was started as
+)
+
+// startsAtOnce bounds the starts that one replica works on.
+const startsAtOnce = 8
+
+// mostFailures is how often a sandbox may fail to start, or die while it boots,
+// before people are told.
+const mostFailures = 3
+
+// startSandboxes starts boxes for sessions with queued prompts and without one.
+// Any replica may claim the work; a claim is a lease, and a token of the box is
+// valid from the claim on, so that a box whose starter died is adopted when it
+// dials in.
+func (e *Engine) startSandboxes(ctx context.Context) error {
+	wake := e.hub.listen(ctx, topicStart)
+	poll := time.NewTicker(e.tempo.poll)
+	defer poll.Stop()
+	var starts errgroup.Group
+	defer func() { _ = starts.Wait() }() // they return no errors
+	starts.SetLimit(startsAtOnce)
+	for {
+		for ctx.Err() == nil {
+			c, err := e.claimStart(ctx)
+			if err != nil && ctx.Err() == nil {
+				e.log.Warn("claiming a sandbox to start", "err", err)
+			}
+			if err != nil || c == nil {
+				break
+			}
+			starts.Go(func() error {
+				e.start(ctx, *c)
+				return nil
+			})
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-wake:
+		case <-poll.C:
+		}
+	}
+}
+
+// claim is the right to start a session's box.
+type claim struct {
+	session    string
+	generation int64
+	token      string
+	from       sandbox.Ref
+	failures   int
+	again      bool // an earlier starter may have started the box: look first
+}
+
+// candidate is a session that needs a box.
+type candidate struct {
+	Session    string       `db:"session_id"`
+	State      SandboxState `db:"state"`
+	Ref        string       `db:"ref"`
+	Reason     string       `db:"reason"`
+	Generation int64        `db:"generation"`
+	Failures   int          `db:"failures"`
+}
+
+// claimStart claims the session that has waited longest, or returns nil.
+func (e *Engine) claimStart(ctx context.Context) (*claim, error) {
+	var c *claim
+	err := e.transact(ctx, func(t *tx) error {
+		c = nil
+		var next candidate
+		err := t.GetContext(ctx, &next, `
+			select b.session_id, b.state, b.ref, b.reason, b.generation, b.failures
+			from sandboxes b join sessions s on s.id = b.session_id
+			join lateral (select created_at from prompts p where p.session_id = b.session_id and p.state = 'queued'
+				order by position limit 1) q on true
+			where s.repository is not null
+				and (b.state in ('none', 'parked', 'lost', 'failed') and coalesce(b.retry_at, now()) <= now()
+					or b.state = 'starting' and b.held_until < now())
+			order by q.created_at limit 1
+			for no key update of b skip locked`)
+		if errors.Is(err, sql.ErrNoRows) {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("looking for a session that needs a sandbox: %w", err)
+		}
+		if next.State == SandboxStarting {
+			c, err = e.reclaim(ctx, t, next)
+			return err
+		}
+		free, err := e.hasCapacity(ctx, t)
+		if err != nil {
+			return err
+		}
+		if !free {
+			return t.waitForCapacity(ctx, next, fmt.Sprintf("Waiting for a free sandbox: %d are running, which is the limit.", e.cfg.MaxSandboxes))
+		}
+		c, err = e.newGeneration(ctx, t, next)
+		return err
+	})
+	return c, err
+}
+
+// hasCapacity counts the live boxes, one claim at a time.
+func (e *Engine) hasCapacity(ctx context.Context, t *tx) (bool, error) {
+	const lock = 0x6f69636c61696d // an advisory lock's number that nothing else uses
+	if _, err := t.ExecContext(ctx, `select pg_advisory_xact_lock($1)`, lock); err != nil {
+		return false, fmt.Errorf("counting sandboxes: %w", err)
+	}
+	var live int
+	err := t.GetContext(ctx, &live, `select count(*) from sandboxes where state in ('starting', 'booting', 'ready', 'parking')`)
+	return live < e.cfg.MaxSandboxes, err
+}
+
+// waitForCapacity puts the start off and says so once. The box that has been
+// idle longest makes room.
+func (t *tx) waitForCapacity(ctx context.Context, c candidate, reason string) error {
+	_, err := t.ExecContext(ctx, `update sandboxes set reason = $2, retry_at = now() + make_interval(secs => $3) where session_id = $1`,
+		c.Session, reason, seconds(t.e.tempo.retry))
+	if err != nil {
+		return fmt.Errorf("putting off the start of %s: %w", c.Session, err)
+	}
+	if _, err := t.parkIdle(ctx, 0, 1); err != nil {
+		return err
+	}
+	if c.Reason == reason {
+		return nil
+	}
+	_, err = t.append(ctx, c.Session, entry{kind: KindSandbox, body: BodySandbox{State: c.State, Reason: reason}})
+	return err
+}
+
+// newGeneration begins a start: from now on the new token is the only valid one.
+func (e *Engine) newGeneration(ctx context.Context, t *tx, next candidate) (*claim, error) {
+	c := &claim{session: next.Session, token: rand.Text() + rand.Text(), from: sandbox.Ref(next.Ref), failures: next.Failures}
+	err := t.GetContext(ctx, &c.generation, `
+		update sandboxes set epoch = epoch + 1, generation = epoch + 1, state = 'starting', state_at = now(), claimed_at = now(),
+			reason = '', token_hash = $2, box = '', boot = '', phase = '', born_at = null, heartbeat_at = null, looked_at = null,
+			busy = false, retry_at = null, holder = $3, held_until = now() + make_interval(secs => $4)
+		where session_id = $1 returning generation`,
+		next.Session, hashOf(c.token), e.cfg.Replica, seconds(e.tempo.lease))
+	if err != nil {
+		return nil, fmt.Errorf("claiming the start of %s: %w", next.Session, err)
+	}
+	if next.State != SandboxStarting {
+		if _, err := t.append(ctx, c.session, entry{kind: KindSandbox, body: BodySandbox{State: SandboxStarting}}); err != nil {
+			return nil, err
+		}
+	}
+	return c, nil
+}
+
+// reclaim takes a start over whose replica let the lease run out.
+func (e *Engine) reclaim(ctx context.Context, t *tx, next candidate) (*claim, error) {
+	_, err := t.ExecContext(ctx, `update sandboxes set holder = $2, held_until = now() + make_interval(secs => $3) where session_id = $1`,
+		next.Session, e.cfg.Replica, seconds(e.tempo.lease))
+	if err != nil {
+		return nil, fmt.Errorf("taking over the start of %s: %w", next.Session, err)
+	}
+	return &claim{session: next.Session, generation: next.Generation, from: sandbox.Ref(next.Ref), failures: next.Failures, again: true}, nil
+}
+
+// start starts the claimed box and records what became of it.
+func (e *Engine) start(ctx context.Context, c claim) {
+	held, lose := context.WithCancel(ctx)
+	kept := make(chan struct{})
+	go func() {
+		defer close(kept)
+		e.keepClaim(held, c)
+	}()
+	box, err := e.startBox(ctx, &c)
+	lose()
+	<-kept
+	if box != nil && err == nil {
+		err = e.recordBox(ctx, c, box)
+	}
+	if err != nil && ctx.Err() == nil {
+		e.log.Warn("a sandbox was not started", "session", c.session, "err", e.scrub.text(err.Error()))
+		err = e.transact(ctx, func(t *tx) error { return t.startFailed(ctx, c, err) })
+		if err != nil && ctx.Err() == nil {
+			e.log.Warn("the failure of a start could not be recorded; the claim runs out", "session", c.session, "err", err)
+		}
+	}
+	e.hub.wake(topicStart)
+}
+
+// keepClaim renews the claim while the provider works.
+func (e *Engine) keepClaim(ctx context.Context, c claim) {
+	for e.pause(ctx, e.tempo.lease/4) {
+		_, err := e.db.ExecContext(ctx, `update sandboxes set held_until = now() + make_interval(secs => $3)
+			where session_id = $1 and generation = $2 and state = 'starting'`, c.session, c.generation, seconds(e.tempo.lease))
+		if err != nil && ctx.Err() == nil {
+			e.log.Warn("a claim could not be renewed", "session", c.session, "err", err)
+		}
+	}
+}
+
+// startBox starts the box, unless an earlier holder of the claim did. Boxes of
+// earlier generations are killed.
+func (e *Engine) startBox(ctx context.Context, c *claim) (sandbox.Box, error) {
+	if c.again {
+		box, err := e.findBox(ctx, *c)
+		if box != nil || err != nil {
+			return box, err
+		}
+		err = e.transact(ctx, func(t *tx) error {
+			fresh, err := e.newGeneration(ctx, t, candidate{Session: c.session, State: SandboxStarting, Ref: string(c.from), Failures: c.failures})
+			if err == nil {
+				*c = *fresh
+			}
+			return err
+		})
+		if err != nil {
+			return nil, err
+		}
+	}
+	return e.cfg.Provider.Start(ctx, sandbox.Spec{
+		Name: fmt.Sprintf("inspect-%s-%d", c.session, c.generation), From: c.from, Command: e.cfg.Command,
+		Env:  map[string]string{sandbox.EnvToken: c.token, sandbox.EnvControl: e.cfg.Control},
+		Tags: map[string]string{tagSession: c.session, tagEpoch: strconv.FormatInt(c.generation, 10)},
+	})
+}
+
+// findBox looks for the box of the claim's generation, and ends all others of
+// the session.
+func (e *Engine) findBox(ctx context.Context, c claim) (sandbox.Box, error) {
+	var found sandbox.Box
+	for info, err := range e.cfg.Provider.List(ctx, map[string]string{tagSession: c.session}) {
+		if err != nil {
+			return nil, fmt.Errorf("looking for boxes of %s: %w", c.session, err)
+		}
+		box, err := e.cfg.Provider.Attach(ctx, info.ID)
+		if errors.Is(err, sandbox.ErrGone) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		if info.Tags[tagEpoch] == strconv.FormatInt(c.generation, 10) {
+			found = box
+		} else if err := box.Kill(ctx); err != nil {
+			return nil, err
+		}
+	}
+	return found, nil
+}
+
+// recordBox notes which box was started. If the session has moved on meanwhile,
+// the box is not wanted.
+func (e *Engine) recordBox(ctx context.Context, c claim, box sandbox.Box) error {
+	res, err := e.db.ExecContext(ctx, `
+		update sandboxes set box = $3, provider = $4, born_at = coalesce(born_at, now()),
+			held_until = case when state = 'starting' then now() + make_interval(secs => $5) else held_until end
+		where session_id = $1 and generation = $2 and state in ('starting', 'booting', 'ready', 'parking')`,
+		c.session, c.generation, box.ID(), e.cfg.Provider.Caps().Name, seconds(e.tempo.lost))
+	if err != nil {
+		return fmt.Errorf("recording the box of %s: %w", c.session, err)
+	}
+	if wanted, err := affected(res); err != nil || wanted {
+		return err
+	}
+	return box.Kill(ctx)
+}
+
+// startFailed decides what a failed start means: wait, start from nothing, try
+// again, or tell people.
+func (t *tx) startFailed(ctx context.Context, c claim, cause error) error {
+	var one int
+	err := t.GetContext(ctx, &one, `select 1 from sandboxes where session_id = $1 and generation = $2 and state = 'starting' for no key update`,
+		c.session, c.generation)
+	if err != nil {
+		return ignoreNotFound(notFound(err)) // somebody else has it by now
+	}
+	s, err := t.lockSession(ctx, c.session)
+	if err != nil {
+		return err
+	}
+	reason := t.e.scrub.text(storable(cause.Error()))
+	back := candidate{Session: c.session, State: SandboxNone, Ref: string(c.from)}
+	if c.from != "" {
+		back.State = SandboxParked
+	}
+	switch {
+	case errors.Is(cause, sandbox.ErrCapacity):
+		if err := t.unclaim(ctx, c, back.State, string(c.from), ""); err != nil {
+			return err
+		}
+		return t.waitForCapacity(ctx, back, "Waiting for a free sandbox.")
+	case errors.Is(cause, sandbox.ErrGone) && c.from != "":
+		return t.unclaim(ctx, c, SandboxLost, "", "its saved files are gone: starting from the branch")
+	case errors.Is(cause, sandbox.ErrInvalid):
+		return t.bootFailed(ctx, s, "The sandbox cannot be started: "+reason, "starting")
+	}
+	return t.countFailure(ctx, s, c.failures, "The sandbox could not be started: "+reason)
+}
+
+// unclaim gives a claim back.
+func (t *tx) unclaim(ctx context.Context, c claim, to SandboxState, ref, reason string) error {
+	_, err := t.ExecContext(ctx, `update sandboxes set state = $2, state_at = now(), ref = $3, reason = $4, token_hash = null,
+		holder = '', held_until = null where session_id = $1`, c.session, to, ref, reason)
+	if err != nil {
+		return fmt.Errorf("giving back the start of %s: %w", c.session, err)
+	}
+	t.wakeSession(c.session)
+	return nil
+}
+
+// countFailure makes the sandbox lost, to be started again after a while, until
+// it has failed too often: then people are told.
+func (t *tx) countFailure(ctx context.Context, s Session, before int, reason string) error {
+	if before+1 >= mostFailures {
+		return t.bootFailed(ctx, s, reason, "starting", "booting")
+	}
+	wait := t.e.tempo.retry << before
+	_, err := t.ExecContext(ctx, `
+		update sandboxes set state = 'lost', state_at = now(), reason = $2, failures = $3, token_hash = null,
+			holder = '', retry_at = now() + make_interval(secs => $4)
+		where session_id = $1`, s.ID, reason, before+1, seconds(wait))
+	if err != nil {
+		return fmt.Errorf("counting a failed start of %s: %w", s.ID, err)
+	}
+	t.wakeSession(s.ID)
+	_, err = t.append(ctx, s.ID, entry{kind: KindSandbox, body: BodySandbox{State: SandboxLost,
+		Reason: fmt.Sprintf("%s (try %d of %d)", reason, before+1, mostFailures)}})
+	return err
+}
+
+// bootFailed ends a boot that cannot succeed: the sandbox has failed, and so has
+// every prompt that waited for it (I3). The next prompt starts anew. The
+// sandbox's row is locked; in other states than those named nothing happens.
+func (t *tx) bootFailed(ctx context.Context, s Session, reason string, from ...SandboxState) error {
+	states := make([]string, len(from))
+	for i, state := range from {
+		states[i] = string(state)
+	}
+	res, err := t.ExecContext(ctx, `
+		update sandboxes set state = 'failed', state_at = now(), reason = $2, failures = 0, token_hash = null, holder = '', retry_at = null
+		where session_id = $1 and state = any($3)`, s.ID, reason, pq.Array(states))
+	if err != nil {
+		return fmt.Errorf("noting that the sandbox of %s failed: %w", s.ID, err)
+	}
+	if changed, err := affected(res); err != nil || !changed {
+		return err
+	}
+	if _, err := t.append(ctx, s.ID, entry{kind: KindSandbox, body: BodySandbox{State: SandboxFailed, Reason: reason}}); err != nil {
+		return err
+	}
+	t.wakeSession(s.ID)
+	return t.settleQueued(ctx, s, ending{state: Failed, reason: reason, retry: true})
+}
+
+func ignoreNotFound(err error) error {
+	if errors.Is(err, ErrNotFound) {
+		return nil
+	}
+	return err
+}
