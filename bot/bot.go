@@ -218,7 +218,7 @@ func missingScopes(granted string) (problems []error) {
 }
 
 // pageURL is where a session is shown.
-func (b *Bot) pageURL(session string) string { return b.cfg.PublicURL + "/s/" + session }
+func (b *Bot) pageURL(session string) string { return b.cfg.PublicURL + "/sessions/" + session }
 
 // thread is a Slack thread of the served workspace.
 func (b *Bot) thread(channel, root string) sessions.Thread {

@@ -51,7 +51,7 @@ func cardOf(p *progress, change func(*cardView)) cardView {
 		Session:  sessions.Session{ID: "s1", Repository: "acme/greeter", RepositoryWhy: "named in the message"},
 		Prompt:   sessions.Prompt{ID: "p1", SessionID: "s1", AuthorName: "Alice <Ahmed>", Source: sessions.FromSlack, Text: "fix the *failing* test\nplease <!channel>", State: sessions.Running, StartedAt: &started},
 		Author:   "UALICE",
-		Progress: p, PageURL: "https://inspect.example.org/s/s1", Now: noon,
+		Progress: p, PageURL: "https://inspect.example.org/sessions/s1", Now: noon,
 	}
 	change(&v)
 	return v

@@ -15,7 +15,7 @@ import (
 // What each kind of delivery reads from the core and shows.
 
 // connectPath is the page on which a person connects GitHub.
-const connectPath = "/github/connect"
+const connectPath = "/link/github"
 
 // switchAfter is how long a queued card stands before it offers other
 // repositories: as a rule the sandbox has started by then.

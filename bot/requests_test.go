@@ -21,7 +21,7 @@ func TestAMentionIsTakenWithACardThatSaysWhoWhereAndWhy(t *testing.T) {
 	card := tw.see(ts, "Queued")
 	for _, want := range []string{
 		"fix the failing test in acme/greeter &amp; tell @Bob Brandt", "<@" + tw.alice + ">",
-		"*acme/greeter* (named in the message)", "https://inspect.test/s/" + tw.session(ts).ID,
+		"*acme/greeter* (named in the message)", "https://inspect.test/sessions/" + tw.session(ts).ID,
 	} {
 		if !strings.Contains(shows(card), want) {
 			t.Errorf("the card does not show %q:\n%s", want, shows(card))
