@@ -22,8 +22,9 @@ type transcript struct {
 
 	assistants map[string]*messageInfo // of this prompt
 	parts      map[string]*shown
-	answer     []string // texts since the last tool
-	last       string   // the last text at all
+	texts      map[string][]string // finished texts by message
+	withTools  map[string]bool     // messages that called a tool
+	last       string              // the last finished text
 	busyTools  int
 }
 
@@ -42,6 +43,7 @@ func newTranscript(session, asked, dir string, emit func(string, any), delta fun
 	return &transcript{
 		session: session, asked: asked, dir: dir, emit: emit, delta: delta,
 		assistants: make(map[string]*messageInfo), parts: make(map[string]*shown),
+		texts: make(map[string][]string), withTools: make(map[string]bool),
 	}
 }
 
@@ -94,7 +96,7 @@ func (t *transcript) text(p part, s *shown, kind string) {
 		return // an attempt that failed is blanked
 	}
 	if kind == sandbox.KindText {
-		t.answer = append(t.answer, p.Text)
+		t.texts[p.MessageID] = append(t.texts[p.MessageID], p.Text)
 		t.last = p.Text
 	}
 	t.emit(kind, sandbox.BodyText{Part: p.ID, Text: p.Text})
@@ -140,7 +142,7 @@ func (t *transcript) tool(p part, s *shown) {
 	}
 	if !s.running {
 		s.running = true
-		t.answer = nil
+		t.withTools[p.MessageID] = true
 		t.busyTools++
 		if !ended && !quietTools[p.Tool] {
 			t.emit(sandbox.KindTool, body)
@@ -188,21 +190,31 @@ func (t *transcript) title(p part) string {
 	return cmp.Or(input("description"), p.State.Title, path, input("command"), input("pattern"), input("url"), input("title"))
 }
 
-// reply is the agent's answer: its texts after its last tool, or failing that
-// its last text.
+// reply is the agent's answer: the text of its newest message if that called no
+// tool, or failing that its last text. Order within a message says nothing: a
+// text may be finished after the tool call that follows it has begun.
 func (t *transcript) reply() string {
-	return cmp.Or(strings.Join(t.answer, "\n\n"), t.last)
+	if m := t.newest(); m != nil && !t.withTools[m.ID] {
+		return cmp.Or(strings.Join(t.texts[m.ID], "\n\n"), t.last)
+	}
+	return t.last
 }
 
-// finished tells whether the newest assistant's message has ended, and how.
-// none means that the agent has not begun to answer.
-func (t *transcript) finished() (done, none bool, failure *apiError) {
+// newest is the assistant's last message, nil before the first.
+func (t *transcript) newest() *messageInfo {
 	var newest *messageInfo
 	for _, m := range t.assistants {
 		if newest == nil || m.Time.Created > newest.Time.Created || m.Time.Created == newest.Time.Created && m.ID > newest.ID {
 			newest = m
 		}
 	}
+	return newest
+}
+
+// finished tells whether the newest assistant's message has ended, and how.
+// none means that the agent has not begun to answer.
+func (t *transcript) finished() (done, none bool, failure *apiError) {
+	newest := t.newest()
 	if newest == nil {
 		return false, true, nil
 	}

@@ -144,7 +144,7 @@ func (p *plane) doors() http.Handler {
 		p.saw(r)
 		git.ServeHTTP(w, r)
 	})
-	mux.HandleFunc("/model/openai/", func(w http.ResponseWriter, r *http.Request) {
+	mux.HandleFunc("/model/", func(w http.ResponseWriter, r *http.Request) {
 		p.saw(r)
 		data, err := io.ReadAll(r.Body)
 		if err != nil {
@@ -156,8 +156,9 @@ func (p *plane) doors() http.Handler {
 		p.notify()
 		p.mu.Unlock()
 		r.Body = io.NopCloser(bytes.NewReader(data))
+		r.Header.Del("X-Api-Key")
 		r.Header.Set("Authorization", "Bearer "+modelKey)
-		http.StripPrefix("/model/openai", p.model.Handler()).ServeHTTP(w, r)
+		http.StripPrefix("/model/"+p.welcome.Protocol, p.model.Handler()).ServeHTTP(w, r)
 	})
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.Method != http.MethodConnect && r.URL.Host == "" {
@@ -180,6 +181,14 @@ func (p *plane) checkRemembered(text string) {
 	if !strings.Contains(p.asked, text) {
 		p.t.Errorf("the agent does not remember %q", text)
 	}
+}
+
+// cut ends the supervisor's connection, which then dials again.
+func (p *plane) cut() {
+	p.mu.Lock()
+	l := p.link
+	p.mu.Unlock()
+	l.Close("cut by the test")
 }
 
 func (p *plane) modelRequests() int {

@@ -19,7 +19,6 @@ import (
 type turn struct {
 	prompt sandbox.Prompt
 	bridge *sandbox.Bridge
-	began  time.Time
 	ended  chan struct{} // closed when settled
 
 	mu       sync.Mutex
@@ -31,7 +30,7 @@ type turn struct {
 }
 
 func newTurn(p sandbox.Prompt, b *sandbox.Bridge) *turn {
-	return &turn{prompt: p, bridge: b, began: time.Now(), ended: make(chan struct{})}
+	return &turn{prompt: p, bridge: b, ended: make(chan struct{})}
 }
 
 // settle ends the turn if it has not ended, and reports whether it did.
@@ -160,6 +159,7 @@ func (t *turn) body(provider, model, messageID string) map[string]any {
 // conversation is what a running turn watches.
 type conversation struct {
 	turn    *turn
+	began   time.Time
 	agent   *opencode
 	session string
 	asked   string
@@ -196,7 +196,7 @@ var (
 // follow watches the conversation until the agent has answered. It returns nil
 // when it has; an error's text is the reason of the failure.
 func (c *conversation) follow(ctx context.Context) error {
-	c.progress, c.answered = time.Now(), time.Now()
+	c.began, c.progress, c.answered = time.Now(), time.Now(), time.Now()
 	poll := time.NewTicker(pollEvery)
 	defer poll.Stop()
 	for {
@@ -229,7 +229,7 @@ func (c *conversation) follow(ctx context.Context) error {
 // overdue returns the sentence for a deadline that has passed.
 func (c *conversation) overdue() error {
 	switch {
-	case time.Since(c.turn.began) > c.limits.total:
+	case time.Since(c.began) > c.limits.total:
 		return fmt.Errorf("the prompt took longer than %s", c.limits.total.Round(time.Second))
 	case c.script.busyTools == 0 && time.Since(c.progress) > c.limits.silence:
 		if c.retry != "" {
