@@ -91,9 +91,8 @@ func (s *Server) serveLink(w http.ResponseWriter, r *http.Request) {
 	s.mu.Lock()
 	until, known := s.tickets[ticket]
 	delete(s.tickets, ticket)
-	ended := s.ended
 	s.mu.Unlock()
-	if !known || time.Now().After(until) || ended {
+	if !known || time.Now().After(until) {
 		http.Error(w, "ticket is used, expired or unknown", http.StatusForbidden)
 		return
 	}
@@ -106,7 +105,10 @@ func (s *Server) serveLink(w http.ResponseWriter, r *http.Request) {
 	if r.URL.Query().Get("debug_reconnects") == "true" {
 		life = debugTime
 	}
-	s.register(c, life)
+	if !s.register(c, life) {
+		conn.Close()
+		return
+	}
 	defer s.open.Done()
 	if err := s.runSocket(context.WithoutCancel(r.Context()), c); err != nil {
 		s.log.Debug("socket ended", "number", c.number, "err", err)
@@ -114,17 +116,17 @@ func (s *Server) serveLink(w http.ResponseWriter, r *http.Request) {
 	s.unregister(c)
 }
 
-// register greets a connection, or turns it away if it is one too many.
-func (s *Server) register(c *socket, life time.Duration) {
+// register greets a connection, or turns it away if it is one too many. It is
+// false once Run has ended.
+func (s *Server) register(c *socket, life time.Duration) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.ended {
+		return false
+	}
 	s.open.Add(1)
 	s.nextSocket++
 	c.number, c.recycle = s.nextSocket, time.Now().Add(life)
-	if s.ended {
-		c.cut()
-		return
-	}
 	if len(s.sockets) >= maxSockets {
 		c.send(disconnect("too_many_websockets", c))
 		c.retiring = time.Now().Add(time.Second)
@@ -138,6 +140,7 @@ func (s *Server) register(c *socket, life time.Duration) {
 		})
 	}
 	s.stir()
+	return true
 }
 
 // inUse counts the connections that get envelopes.
@@ -183,12 +186,14 @@ func (s *Server) runSocket(ctx context.Context, c *socket) error {
 	return group.Wait()
 }
 
+// socketWrite bounds the writing of one frame.
+const socketWrite = 5 * time.Second
+
 func (s *Server) writeSocket(ctx context.Context, c *socket) error {
 	ping := time.NewTicker(s.opts.PingEvery)
 	defer ping.Stop()
 	for {
 		var err error
-		deadline := time.Now().Add(5 * time.Second)
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
@@ -196,14 +201,14 @@ func (s *Server) writeSocket(ctx context.Context, c *socket) error {
 			return nil
 		case frame := <-c.out:
 			if !c.stalled.Load() {
-				err = c.conn.SetWriteDeadline(deadline)
+				err = c.conn.SetWriteDeadline(time.Now().Add(socketWrite))
 				if err == nil {
 					err = c.conn.WriteMessage(websocket.TextMessage, frame)
 				}
 			}
 		case <-ping.C:
 			if !c.stalled.Load() {
-				err = c.conn.WriteControl(websocket.PingMessage, []byte("Ping from "+host(c)), deadline)
+				err = c.conn.WriteControl(websocket.PingMessage, []byte("Ping from "+host(c)), time.Now().Add(socketWrite))
 			}
 		}
 		if err != nil {
