@@ -260,7 +260,7 @@ func TestKeysOfBothFormsWork(t *testing.T) {
 	}
 }
 
-func TestRepositoriesAreListedOverAllPages(t *testing.T) {
+func TestRepositoriesOfTheInstallationAreListed(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	got, err := w.app.Repositories(t.Context())

@@ -2,6 +2,7 @@ package github
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/hmac"
 	"crypto/sha1"
@@ -12,6 +13,7 @@ import (
 	"io"
 	"maps"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -96,39 +98,23 @@ func (s *Server) emitPull(action string, p *pull, who *account, extra object) {
 	s.emitIn("pull_request", action, p, who, o)
 }
 
-// emitPush sends push, and create or delete when a ref came or went.
+// emitPush sends push, and create or delete when a ref came or went (old or new
+// is empty then).
 func (s *Server) emitPush(ctx context.Context, r *repository, who *account, ref, old, new string) error {
 	if s.webhookURL == "" {
 		return nil
 	}
-	commits := []gitCommit{}
-	var err error
-	switch b := s.bare(r); {
-	case new == "":
-	case old == "":
-		commits, err = b.log(ctx, new, 1)
-	default:
-		commits, err = b.log(ctx, old+".."+new, 20)
-	}
+	commits, err := s.bare(r).pushed(ctx, old, new)
 	if err != nil {
 		return err
 	}
-	list := []object{}
-	for i := len(commits) - 1; i >= 0; i-- {
-		list = append(list, s.pushedCommit(r, commits[i]))
-	}
-	orZero := func(sha string) string {
-		if sha == "" {
-			return zeroSHA
-		}
-		return sha
-	}
-	head := any(nil)
-	if len(list) > 0 {
-		head = list[len(list)-1]
+	list, head := []object{}, any(nil)
+	for _, c := range slices.Backward(commits) { // oldest first
+		o := s.pushedCommit(r, c)
+		list, head = append(list, o), o
 	}
 	s.emit("push", "", r, who, object{
-		"ref": ref, "before": orZero(old), "after": orZero(new), "created": old == "", "deleted": new == "",
+		"ref": ref, "before": cmp.Or(old, zeroSHA), "after": cmp.Or(new, zeroSHA), "created": old == "", "deleted": new == "",
 		"forced": old != "" && new != "" && !s.bare(r).isAncestor(ctx, old, new), "base_ref": nil,
 		"compare": s.pageURL("%s/compare/%.12s...%.12s", r.fullName(), old, new), "commits": list, "head_commit": head,
 		"pusher": object{"name": who.Login, "email": who.noreply()},
@@ -144,6 +130,18 @@ func (s *Server) emitPush(ctx context.Context, r *repository, who *account, ref,
 		s.emit("delete", "", r, who, object{"ref": name, "ref_type": kind, "pusher_type": "user"})
 	}
 	return nil
+}
+
+// pushed lists the commits of a push, newest first: at most 20, and of a new
+// branch only its head.
+func (b bare) pushed(ctx context.Context, old, new string) ([]gitCommit, error) {
+	switch {
+	case new == "":
+		return nil, nil
+	case old == "":
+		return b.log(ctx, new, 1)
+	}
+	return b.log(ctx, old+".."+new, 20)
 }
 
 func (s *Server) pushedCommit(r *repository, c gitCommit) object {

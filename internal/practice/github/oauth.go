@@ -52,13 +52,13 @@ func (s *Server) chooseGrant(p *visit) error {
 }
 
 // checkAuthorize refuses what GitHub refuses before it asks anybody. Of
-// callbacks, the App has registered every loopback address.
+// callbacks, the App has registered those of this machine and its network.
 func checkAuthorize(q url.Values) error {
 	if q.Get("client_id") != clientID {
 		return refuse(http.StatusNotFound, "There is no App with this client_id.")
 	}
 	back, err := url.Parse(q.Get("redirect_uri"))
-	if err != nil || back.Scheme != "http" && back.Scheme != "https" || !isLoopback(back.Hostname()) {
+	if err != nil || back.Scheme != "http" && back.Scheme != "https" || !isNear(back.Hostname()) {
 		return refuse(http.StatusBadRequest, "The redirect_uri is not associated with this application.")
 	}
 	if m := q.Get("code_challenge_method"); q.Get("code_challenge") != "" && m != "S256" {
@@ -67,9 +67,9 @@ func checkAuthorize(q url.Values) error {
 	return nil
 }
 
-func isLoopback(host string) bool {
+func isNear(host string) bool {
 	ip := net.ParseIP(host)
-	return host == "localhost" || ip != nil && ip.IsLoopback()
+	return host == "localhost" || ip != nil && (ip.IsLoopback() || ip.IsUnspecified() || ip.IsPrivate())
 }
 
 // grant makes a code and returns where to go with it.
