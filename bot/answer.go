@@ -73,7 +73,7 @@ func (v answerView) lead(pieces []piece) []piece {
 	if v.Author != "" {
 		first = append(first, slack.NewRichTextSectionUserElement(v.Author, nil), slack.NewRichTextSectionTextElement(" ", nil))
 	}
-	reason := strings.TrimSpace(v.Prompt.Reason)
+	reason, log := cutReason(v.Prompt.Reason)
 	switch v.Prompt.State {
 	case sessions.Completed:
 		if len(pieces) == 0 {
@@ -94,8 +94,22 @@ func (v answerView) lead(pieces []piece) []piece {
 	if len(first) == 0 {
 		return pieces
 	}
-	opening := piece{rich: slack.NewRichTextSection(first...), size: sizeOf(first) + 12, plain: strings.TrimSpace(plainOf(first)), own: true}
-	return append([]piece{opening}, pieces...)
+	opening := []piece{{rich: slack.NewRichTextSection(first...), size: sizeOf(first) + 12, plain: strings.TrimSpace(plainOf(first)), own: true}}
+	if log != "" {
+		opening = append(opening, preformatted(log, ""))
+	}
+	return append(opening, pieces...)
+}
+
+// cutReason divides why a prompt ended into its sentence and what was printed
+// last, if that follows on lines of its own.
+func cutReason(reason string) (sentence, log string) {
+	const logRoom = 2000 // characters; the end of a log says most
+	sentence, log, _ = strings.Cut(strings.TrimSpace(reason), "\n")
+	if runes := []rune(strings.Trim(log, "\n")); len(runes) > logRoom {
+		return sentence, "…" + string(runes[len(runes)-logRoom:])
+	}
+	return sentence, strings.Trim(log, "\n")
 }
 
 // outcome says in bold what became of a prompt, then why.

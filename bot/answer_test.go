@@ -224,6 +224,10 @@ func TestFailedAndStoppedAnswersSayWhyAndWhatToDo(t *testing.T) {
 		{"failed", func(v *answerView) {
 			v.Prompt.State, v.Prompt.Reason, v.Prompt.Answer, v.Retry, v.Pulls = sessions.Failed, "The sandbox was lost <!channel>.", "", true, nil
 		}},
+		{"setup", func(v *answerView) {
+			v.Prompt.State, v.Prompt.Answer, v.Retry, v.Pulls = sessions.Failed, "", true, nil
+			v.Prompt.Reason = "The repository's setup script failed: exit 7.\n+ npm ci\ninstalling <the> impossible"
+		}},
 		{"stopped", func(v *answerView) {
 			v.Prompt.State, v.Prompt.Reason, v.Prompt.Answer, v.Pulls = sessions.Stopped, "Stopped by Bob Brandt.", "I was *half* way.", nil
 		}},

@@ -112,8 +112,8 @@ func (v cardView) details() (lines []string) {
 			lines = append(lines, "_"+escape(clip(oneLine(v.Progress.note), 200))+"_")
 		}
 	case sessions.Failed, sessions.Stopped, sessions.Cancelled:
-		if v.Prompt.Reason != "" {
-			lines = append(lines, escape(clip(v.Prompt.Reason, 600)))
+		if reason, _ := cutReason(v.Prompt.Reason); reason != "" {
+			lines = append(lines, escape(clip(reason, 600)))
 		}
 	}
 	return lines

@@ -112,11 +112,7 @@ func (r *markdownRenderer) pre(code, language string) {
 		if part = strings.Trim(part, "\n"); part == "" {
 			continue
 		}
-		r.pieces = append(r.pieces, piece{
-			rich: &slack.RichTextPreformatted{Type: slack.RTEPreformatted, Language: language,
-				Elements: []slack.RichTextSectionElement{slack.NewRichTextSectionTextElement(part, nil)}},
-			size: utf8.RuneCountInString(part), plain: part,
-		})
+		r.pieces = append(r.pieces, preformatted(part, language))
 	}
 }
 

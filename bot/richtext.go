@@ -28,6 +28,15 @@ func plainElements(value string, s style) []slack.RichTextSectionElement {
 	return []slack.RichTextSectionElement{slack.NewRichTextSectionTextElement(value, styled(s))}
 }
 
+// preformatted shows text in a box, as it is.
+func preformatted(text, language string) piece {
+	return piece{
+		rich: &slack.RichTextPreformatted{Type: slack.RTEPreformatted, Language: language,
+			Elements: []slack.RichTextSectionElement{slack.NewRichTextSectionTextElement(text, nil)}},
+		size: utf8.RuneCountInString(text), plain: text,
+	}
+}
+
 // linkElements shows a link, or its text if the address may not be linked to.
 func linkElements(target, label string, s style) []slack.RichTextSectionElement {
 	label = strings.TrimSpace(label)

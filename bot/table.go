@@ -101,10 +101,5 @@ func alignTable(rows [][][]slack.RichTextSectionElement, alignments []east.Align
 // aligned redraws a table block as preformatted text, for a message that has a
 // table already.
 func aligned(p piece) piece {
-	says := strings.TrimRight(p.plain, "\n")
-	return piece{
-		rich: &slack.RichTextPreformatted{Type: slack.RTEPreformatted,
-			Elements: []slack.RichTextSectionElement{slack.NewRichTextSectionTextElement(says, nil)}},
-		size: utf8.RuneCountInString(says), plain: says,
-	}
+	return preformatted(strings.TrimRight(p.plain, "\n"), "")
 }
