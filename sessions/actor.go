@@ -160,32 +160,51 @@ func (a *actor) work(ctx context.Context) error {
 	}
 }
 
+// situation is what a step decides by.
+type situation struct {
+	State   SandboxState   `db:"state"`
+	Running sql.NullString `db:"running"`
+	Queued  bool           `db:"queued"`
+}
+
 // step does what is to be done now.
 func (a *actor) step(ctx context.Context) error {
-	var now struct {
-		State   SandboxState   `db:"state"`
-		Running sql.NullString `db:"running"`
-		Queued  bool           `db:"queued"`
+	a.turn.Lock()
+	now, err := a.look(ctx)
+	if err == nil {
+		err = a.act(ctx, now)
 	}
+	a.turn.Unlock()
+	if err == nil && now.State == SandboxParking {
+		return a.park(ctx)
+	}
+	return err
+}
+
+func (a *actor) look(ctx context.Context) (situation, error) {
+	var now situation
 	err := a.e.db.GetContext(ctx, &now, `
 		select b.state,
 			(select id from prompts p where p.session_id = b.session_id and p.state = 'running') as running,
 			exists (select from prompts p where p.session_id = b.session_id and p.state = 'queued') as queued
 		from sandboxes b where b.session_id = $1 and b.epoch = $2`, a.session, a.epoch)
 	if errors.Is(err, sql.ErrNoRows) {
-		return errLeaseLost
+		return now, errLeaseLost
 	}
 	if err != nil {
-		return fmt.Errorf("reading the state of %s: %w", a.session, err)
+		return now, fmt.Errorf("reading the state of %s: %w", a.session, err)
 	}
+	return now, nil
+}
+
+// act stops, sends again or delivers.
+func (a *actor) act(ctx context.Context, now situation) error {
 	if err := a.stopSettled(ctx, now.Running.String); err != nil {
 		return err
 	}
 	switch {
 	case now.State == SandboxLost || now.State == SandboxFailed || now.State == SandboxParked:
 		return errLeaseLost
-	case now.State == SandboxParking:
-		return a.park(ctx)
 	case now.Running.Valid:
 		return a.sendAgain(ctx, now.Running.String)
 	case now.Queued && now.State == SandboxReady && a.free():

@@ -37,6 +37,10 @@ type actor struct {
 	resend  string               // the running prompt, if it never reached the boot
 	wake    chan struct{}
 
+	// turn is held while a prompt's end is committed and while the next step is
+	// decided, so that a step never sees the one without the other.
+	turn sync.Mutex
+
 	mu        sync.Mutex
 	unsettled map[string]time.Time // prompts that the boot knows and has not settled; when it was last told to stop
 	parking   bool                 // events are stored but not acknowledged: see park
@@ -394,6 +398,10 @@ func (a *actor) commit(ctx context.Context, events []sandbox.Event, finished map
 		if ev.Kind == sandbox.KindSettled {
 			settled[ev.Prompt] = true
 		}
+	}
+	if len(settled) > 0 {
+		a.turn.Lock()
+		defer a.turn.Unlock()
 	}
 	stored := a.parts.end(func(p RunningPart) bool { return finished[p.Part] || settled[p.Prompt] })
 	err := a.e.transact(ctx, func(t *tx) error {

@@ -31,8 +31,13 @@ func (e *Engine) Edit(ctx context.Context, key string, th Thread, messageTS, tex
 				return err
 			}
 		}
-		_, err = t.append(ctx, s.ID, entry{prompt: p.ID, kind: KindEdited, body: BodyEdited{Text: text}})
-		return err
+		if _, err = t.append(ctx, s.ID, entry{prompt: p.ID, kind: KindEdited, body: BodyEdited{Text: text}}); err != nil {
+			return err
+		}
+		if s.Repository != "" {
+			return nil
+		}
+		return t.resolveRepository(ctx, s, p, Request{Text: text}, false) // perhaps it is named now
 	})
 	return changed, err
 }

@@ -41,7 +41,7 @@ func findAccount() (account, error) {
 		}
 		return account{uid, gid, &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}}, nil
 	}
-	return account{}, errors.New("Postgres does not run as root, and there is neither an account postgres nor nobody: start this program as another user, or set DATABASE_URL")
+	return account{}, errors.New("the private Postgres does not run as root, and there is neither an account postgres nor nobody: start this program as another user, or set DATABASE_URL")
 }
 
 // elsewhere is where the data lies when the account cannot reach the folder.
@@ -76,7 +76,7 @@ func prepareFolder(dir string, who account, log *slog.Logger) (string, error) {
 	}
 	log.Info("the database's account cannot enter its folder; the data lies elsewhere", "folder", dir, "data", other)
 	if err := os.MkdirAll(other, 0o711); err != nil {
-		return "", fmt.Errorf("Postgres's account cannot enter %s, and %s cannot be made (%w): choose a data folder outside of a private home, or set DATABASE_URL", dir, other, err)
+		return "", fmt.Errorf("the account of Postgres cannot enter %s, and %s cannot be made (%w): choose a data folder outside of a private home, or set DATABASE_URL", dir, other, err)
 	}
 	return other, nil
 }

@@ -99,7 +99,7 @@ func findBinaries(data string) (string, error) {
 	}
 	switch {
 	case newest == "":
-		return "", errors.New("Postgres is not installed: run apt-get install postgresql (or your system's equivalent), or set DATABASE_URL")
+		return "", errors.New("no Postgres is installed: run apt-get install postgresql (or your system's equivalent), or set DATABASE_URL")
 	case wanted != "":
 		return "", fmt.Errorf("the data in %s was made by Postgres %s, but only Postgres %s is installed: install postgresql-%s, or delete the folder to begin anew",
 			data, wanted, newestMajor, wanted)

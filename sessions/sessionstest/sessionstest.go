@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -33,6 +34,9 @@ type World struct {
 	Provider *Provider
 	Log      *slog.Logger
 
+	mu       sync.Mutex
+	cuts     map[int]context.CancelFunc // of the bridges that are connected
+	bridged  int
 	people   atomic.Int64
 	replicas atomic.Int64
 	bridges  atomic.Pointer[http.Handler]
@@ -42,7 +46,7 @@ type World struct {
 // New makes a world with the repositories acme/greeter and acme/billing.
 func New(t testing.TB) *World {
 	t.Helper()
-	w := &World{T: t, URL: pgtest.NewURL(t), Forge: NewForge("acme/greeter", "acme/billing"),
+	w := &World{T: t, URL: pgtest.NewURL(t), cuts: map[int]context.CancelFunc{}, Forge: NewForge("acme/greeter", "acme/billing"),
 		Log: slog.New(slog.NewTextHandler(t.Output(), nil))}
 	w.DB = pgtest.Open(t, w.URL)
 	w.server = httptest.NewServer(http.HandlerFunc(w.bridge))
@@ -98,6 +102,7 @@ func (w *World) Run(e *sessions.Engine) (stop func()) {
 		rctx, done := context.WithCancel(r.Context())
 		defer done()
 		defer context.AfterFunc(ctx, done)()
+		defer w.cuttable(done)()
 		handler.ServeHTTP(rw, r.WithContext(rctx))
 	})
 	w.bridges.Store(&serving)
@@ -116,6 +121,29 @@ func (w *World) Run(e *sessions.Engine) (stop func()) {
 	}
 	w.T.Cleanup(stop)
 	return stop
+}
+
+// cuttable notes how to cut a bridge.
+func (w *World) cuttable(cut context.CancelFunc) (forget func()) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.bridged++
+	n := w.bridged
+	w.cuts[n] = cut
+	return func() {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		delete(w.cuts, n)
+	}
+}
+
+// Cut cuts all bridges; the supervisors will dial again.
+func (w *World) Cut() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, cut := range w.cuts {
+		cut()
+	}
 }
 
 // Person makes somebody with a Slack identity.

@@ -99,11 +99,14 @@ func (s *supervisor) Stop(stop sandbox.Stop) {
 	}
 }
 
-// Park implements sandbox.Orders: the program ends once everything is stored.
+// Park implements sandbox.Orders: the program ends once everything is stored,
+// and the box with it.
 func (s *supervisor) Park(sandbox.Park) {
+	s.bridge.Event(sandbox.KindNote, "", sandbox.BodyNote{Text: "The sandbox is parked."})
 	go func() {
-		_ = s.bridge.Flush(s.ctx)
-		s.end()
+		if s.bridge.Flush(s.ctx) == nil {
+			s.box.end()
+		}
 	}()
 }
 
