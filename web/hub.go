@@ -8,7 +8,9 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"time"
 
+	"github.com/google/uuid"
 	"github.com/gorilla/websocket"
 
 	"openinspect/sessions"
@@ -155,6 +157,7 @@ const (
 	framePanel  = "panel"
 	framePeople = "people"
 	frameLive   = "live"   // everything up to Seq was sent
+	frameStill  = "still"  // nothing happened
 	frameReload = "reload" // too much was missed: load the page again
 )
 
@@ -180,16 +183,21 @@ func prepare(f frame) (*websocket.PreparedMessage, error) {
 	return websocket.NewPreparedMessage(websocket.TextMessage, data)
 }
 
-// onlookers are the people among watchers, each once, by name.
-func onlookers(watchers map[*watcher]struct{}) []onlooker {
-	seen := make(map[string]onlooker)
-	for w := range watchers {
-		id := w.viewer.ID.String()
-		seen[id] = onlooker{ID: id, Name: w.viewer.Name, Initials: initials(w.viewer.Name), Hue: hue(w.viewer.Name)}
+// onlookers are the people among watchers here and others elsewhere, each once,
+// by name. Who left here counts as gone until the other replicas know it too.
+func onlookers(here map[*watcher]struct{}, others []sessions.Person, left map[uuid.UUID]time.Time) []onlooker {
+	seen := make(map[uuid.UUID]sessions.Person)
+	for _, p := range others {
+		if time.Now().After(left[p.ID]) {
+			seen[p.ID] = p
+		}
+	}
+	for w := range here {
+		seen[w.viewer.ID] = w.viewer.Person
 	}
 	list := make([]onlooker, 0, len(seen))
-	for _, p := range seen {
-		list = append(list, p)
+	for id, p := range seen {
+		list = append(list, onlooker{ID: id.String(), Name: p.Name, Initials: initials(p.Name), Hue: hue(p.Name)})
 	}
 	slices.SortFunc(list, func(a, b onlooker) int {
 		return cmp.Or(cmp.Compare(a.Name, b.Name), cmp.Compare(a.ID, b.ID))

@@ -191,7 +191,12 @@ func (w *watcher) write(ctx context.Context, room *room, wishes <-chan wish) {
 		case next := <-wishes:
 			err = w.grant(ctx, room, next)
 		case <-ping.C:
+			// The ping shows a lost browser to us; scripts cannot see it, so the
+			// frame shows a lost server to the browser.
 			err = w.conn.WriteControl(websocket.PingMessage, nil, time.Now().Add(w.server.timing.write))
+			if err == nil {
+				err = w.sendFrame(frame{Type: frameStill})
+			}
 		case <-authorise.C:
 			if _, err := w.server.engine.WhoIs(ctx, w.viewer.secret); errors.Is(err, sessions.ErrNotFound) {
 				w.say(websocket.ClosePolicyViolation, "the sign-in has ended")

@@ -276,3 +276,20 @@ func TestAnOpenRowGivesWayToTheNextOfItsKey(t *testing.T) {
 		}
 	}
 }
+
+func TestPeopleSeeWhoWatchesAtAnotherReplica(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	alice := r.signIn(t, "alice")
+	s := alice.scribe("Fix it")
+	carol := r.Person(r.Engine(), "Carol")
+	ws := alice.watch(s.session, 0)
+	ws.next(frameLive)
+	if err := r.Engine().Watching(t.Context(), s.session, carol.ID, 2*time.Second); err != nil {
+		t.Fatal(err)
+	}
+	for want := 2; want > 0; want-- { // Carol comes, and after a while without a sign of her, goes
+		for len(ws.next(framePeople).People) != want {
+		}
+	}
+}

@@ -238,21 +238,6 @@ func TestTheComposerKeepsTheTextWhenSendingFails(t *testing.T) {
 	page.until(`document.getElementById('text').value === '' && [...document.querySelectorAll('.prompt-text')].some(p => p.textContent === 'short')`)
 }
 
-func TestTheStopButtonAsksToStopTheRunningRequest(t *testing.T) {
-	r := newRig(t)
-	alice := r.signIn(t, "alice")
-	s := alice.scribe("Fix it")
-	s.run()
-	page := alice.open(sessionPath(s)).live()
-	page.do(chromedp.Click(chromedp.CSS(`[data-act="stop"]`)))
-	page.until(`!document.querySelector('[data-act="stop"]')`)
-	page.until(`document.querySelector('.ended-stopped')`)
-	p, err := r.engine.Prompt(t.Context(), s.prompt)
-	if err != nil || p.State != sessions.Stopped {
-		t.Errorf("the request is %s, %v", p.State, err)
-	}
-}
-
 func TestALongTranscriptOpensAtItsEndAndIsFoundWhole(t *testing.T) {
 	r := newRig(t)
 	alice := r.signIn(t, "alice")

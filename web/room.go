@@ -3,9 +3,11 @@ package web
 import (
 	"context"
 	"html/template"
+	"slices"
 	"sync"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/gorilla/websocket"
 	"golang.org/x/sync/errgroup"
 
@@ -30,13 +32,15 @@ type room struct {
 	mu       sync.Mutex
 	cursor   int64 // what was handed out
 	watchers map[*watcher]struct{}
+	others   []sessions.Person                     // who watches at other replicas
+	left     map[uuid.UUID]time.Time               // until when somebody who left here may still be listed
 	panels   map[string]*websocket.PreparedMessage // by name, as they were handed out last
 	html     map[string]template.HTML
 }
 
 func newRoom(s *Server, session string) *room {
 	return &room{server: s, session: session, ready: make(chan struct{}), closed: make(chan struct{}),
-		stale: make(chan struct{}, 1), watchers: make(map[*watcher]struct{}),
+		stale: make(chan struct{}, 1), watchers: make(map[*watcher]struct{}), left: make(map[uuid.UUID]time.Time),
 		panels: make(map[string]*websocket.PreparedMessage), html: make(map[string]template.HTML)}
 }
 
@@ -234,6 +238,9 @@ func (r *room) keepPanels(ctx context.Context) error {
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-look.C:
+			if err := r.meetOthers(ctx); err != nil {
+				return err
+			}
 			continue
 		case <-r.stale:
 		}
@@ -295,13 +302,41 @@ func (r *room) remove(w *watcher) int {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	delete(r.watchers, w)
+	r.left[w.viewer.ID] = time.Now().Add(r.presence())
 	r.tellPeople()
 	return len(r.watchers)
 }
 
+// presence is how long other replicas take it that somebody watches.
+func (r *room) presence() time.Duration { return 3 * r.server.timing.panels }
+
+// meetOthers tells other replicas who watches here, and hears who watches there.
+func (r *room) meetOthers(ctx context.Context) error {
+	r.mu.Lock()
+	here := onlookers(r.watchers, nil, nil)
+	r.mu.Unlock()
+	for _, p := range here {
+		if err := r.server.engine.Watching(ctx, r.session, uuid.MustParse(p.ID), r.presence()); err != nil {
+			return err
+		}
+	}
+	others, err := r.server.engine.Watchers(ctx, r.session)
+	if err != nil {
+		return err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	before := onlookers(r.watchers, r.others, r.left)
+	r.others = others
+	if !slices.Equal(before, onlookers(r.watchers, r.others, r.left)) {
+		r.tellPeople()
+	}
+	return nil
+}
+
 // tellPeople tells everybody who watches. r.mu is held.
 func (r *room) tellPeople() {
-	m, err := prepare(frame{Type: framePeople, People: onlookers(r.watchers)})
+	m, err := prepare(frame{Type: framePeople, People: onlookers(r.watchers, r.others, r.left)})
 	if err != nil {
 		r.server.log.Error("telling who watches", "err", err)
 		return

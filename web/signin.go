@@ -20,9 +20,12 @@ import (
 	"openinspect/sessions"
 )
 
-// loginLife is how long a sign-in lasts at most; the engine ends it earlier when
-// it was not used for twelve hours.
-const loginLife = 7 * 24 * time.Hour
+// A sign-in lasts loginLife at most (the engine sees to it), and loginIdle
+// without a page being opened: each page gives the cookie as long again.
+const (
+	loginLife = 7 * 24 * time.Hour
+	loginIdle = 12 * time.Hour
+)
 
 // flowLife is how long a person may take to sign in or to connect GitHub.
 const flowLife = 10 * time.Minute
@@ -152,6 +155,9 @@ func (s *Server) signedIn(h func(w http.ResponseWriter, r *http.Request, v viewe
 		if err != nil {
 			return err
 		}
+		if r.Header.Get("Sec-Fetch-Mode") == "navigate" {
+			s.setCookie(w, "login", v.secret, loginIdle)
+		}
 		return h(w, r, v)
 	})
 }
@@ -228,7 +234,7 @@ func (s *Server) finishSignIn(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	s.setCookie(w, "login", secret, loginLife)
+	s.setCookie(w, "login", secret, loginIdle)
 	http.Redirect(w, r, f.Return, http.StatusSeeOther)
 	return nil
 }

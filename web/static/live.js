@@ -50,12 +50,17 @@ export class Live {
     this.on.frame(f);
   }
 
-  // quiet gives up on a connection that says nothing: panels are looked at
-  // often enough that a live one is never silent for long while work goes on,
-  // and an idle one costs a reconnect.
+  // quiet gives up on a connection that says nothing: a live one says at least
+  // every 15 seconds that nothing happened.
   quiet() {
     clearTimeout(this.silence);
-    this.silence = setTimeout(() => this.ws?.close(), 90000);
+    const ws = this.ws;
+    this.silence = setTimeout(() => {
+      if (this.ws !== ws) return;
+      ws.onclose = null; // a dead connection may take minutes to close
+      ws.close();
+      this.again('');
+    }, 45000);
   }
 
   ask(what) {
