@@ -152,31 +152,30 @@ func (s *supervisor) runHook(ctx context.Context, script string, services bool) 
 	if err := s.family.start(cmd); err != nil {
 		return "", fmt.Errorf("did not start: %w", err)
 	}
-	session := cmd.Process.Pid
 	err = s.family.end(cmd)
 	log = tailOf(out)
 	switch {
 	case errors.Is(ctx.Err(), context.DeadlineExceeded):
-		s.endHook(session)
+		s.endHook()
 		return log, fmt.Errorf("did not end within %s", s.welcome.SetupTimeout)
 	case err != nil:
-		s.endHook(session)
+		s.endHook()
 		return log, fmt.Errorf("failed (%w)", err)
 	}
 	if services {
-		s.family.declare(session)
+		s.family.declare(s.currentAgent().pid())
 	} else {
-		s.endHook(session)
+		s.endHook()
 	}
 	return log, nil
 }
 
 // endHook ends what a hook left running.
-func (s *supervisor) endHook(session int) {
+func (s *supervisor) endHook() {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
 	if _, err := s.family.endStrays(ctx, s.currentAgent().pid()); err != nil {
-		s.cfg.Log.Warn("a hook's processes did not end", "session", session, "err", err)
+		s.cfg.Log.Warn("a hook's processes did not end", "err", err)
 	}
 }
 

@@ -393,7 +393,7 @@ func (p *plane) wait(what string, match func(sandbox.Event) bool) sandbox.Event 
 // until waits for a condition over what the plane has seen; it holds p.mu.
 func (p *plane) until(what string, ok func() bool) {
 	p.t.Helper()
-	deadline := time.After(60 * time.Second)
+	deadline := time.After(3 * time.Minute)
 	for {
 		p.mu.Lock()
 		good, changed := ok(), p.changed
@@ -404,7 +404,7 @@ func (p *plane) until(what string, ok func() bool) {
 		select {
 		case <-changed:
 		case <-deadline:
-			p.t.Fatalf("waited a minute for %s; the log is:\n%s", what, p.log())
+			p.t.Fatalf("waited in vain for %s; the log is:\n%s", what, p.log())
 		}
 	}
 }

@@ -173,20 +173,18 @@ func descendants(all map[int]process, root int) []int {
 	return below
 }
 
-// declare makes everything that lives in the session of a hook, and all that
-// descends from it, a service.
-func (f *family) declare(session int) {
+// declare makes services of everything that a hook left running. At that moment
+// no prompt has run, so nothing else can be a stray; a session of its own does
+// not hide a process, nor does the end of its parent.
+func (f *family) declare(agent int) {
+	strays := f.strays(agent)
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.sessions[session] = true
 	all := processes()
-	for _, p := range all {
-		if p.session == session && !p.zombie {
-			f.services[p.pid] = p.started
-			for _, pid := range descendants(all, p.pid) {
-				f.services[pid] = all[pid].started
-				f.sessions[all[pid].session] = true
-			}
+	for _, pid := range strays {
+		if p, ok := all[pid]; ok {
+			f.services[pid] = p.started
+			f.sessions[p.session] = true
 		}
 	}
 }
