@@ -88,7 +88,7 @@ func (b tab) picture(name string) {
 }
 
 // testid selects an element that the stand-in's page names for programs.
-func testid(name string) chromedp.Selector {
+func testid(name string) chromedp.CSS {
 	return chromedp.CSS(`[data-testid="` + name + `"]`)
 }
 

@@ -44,11 +44,7 @@ func (c *Config) checks(log *slog.Logger) []diagnosis {
 
 func (c *Config) checkDatabase(ctx context.Context) (string, error) {
 	if c.DatabaseURL == "" {
-		where, err := devpg.Binaries()
-		if err != nil {
-			return "", err
-		}
-		return "a private one, with the programs in " + where, nil
+		return checkPrivateDatabase(ctx)
 	}
 	db, err := sqlx.Open("postgres", c.DatabaseURL)
 	if err != nil {
@@ -60,6 +56,20 @@ func (c *Config) checkDatabase(ctx context.Context) (string, error) {
 		return "", fmt.Errorf("DATABASE_URL: %w", err)
 	}
 	return "Postgres " + version, nil
+}
+
+// checkPrivateDatabase starts one for a moment.
+func checkPrivateDatabase(ctx context.Context) (string, error) {
+	dir, err := os.MkdirTemp("", "inspect-doctor-")
+	if err != nil {
+		return "", err
+	}
+	defer os.RemoveAll(dir)
+	cluster, err := devpg.Start(ctx, dir, slog.New(slog.DiscardHandler))
+	if err != nil {
+		return "", err
+	}
+	return "a private one can be started", cluster.Stop()
 }
 
 // botScopes are those of manifest.yaml that the bot cannot do without.

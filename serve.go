@@ -36,13 +36,14 @@ type control struct {
 	cfg Config
 	log *slog.Logger
 
-	cluster  *devpg.Cluster // nil if DATABASE_URL is set
-	db       *sqlx.DB
-	provider *local.Provider
-	forge    *github.App
-	engine   *sessions.Engine
-	bot      *bot.Bot
-	web      *web.Server
+	registries chan []string  // receives once: the hosts of this machine's package registries
+	cluster    *devpg.Cluster // nil if DATABASE_URL is set
+	db         *sqlx.DB
+	provider   *local.Provider
+	forge      *github.App
+	engine     *sessions.Engine
+	bot        *bot.Bot
+	web        *web.Server
 
 	people   *http.Server // pages, for people
 	machines *http.Server // doors and bridge, for sandboxes
