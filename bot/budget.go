@@ -27,13 +27,13 @@ var limits = map[string]struct {
 }{
 	methodPost:      {250 * time.Millisecond, 40},
 	methodUpdate:    {1250 * time.Millisecond, 10},
-	methodEphemeral: {600 * time.Millisecond, 10},
-	methodReplies:   {1200 * time.Millisecond, 10},
+	methodEphemeral: {650 * time.Millisecond, 10},
+	methodReplies:   {1250 * time.Millisecond, 10},
 	methodStatus:    {1300 * time.Millisecond, 10},
 }
 
 const (
-	channelEvery = time.Second
+	channelEvery = 1050 * time.Millisecond
 	channelBurst = 5
 )
 

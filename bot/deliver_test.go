@@ -363,3 +363,38 @@ func TestAnotherReplicaTakesOverWhenTheFirstOneEnds(t *testing.T) {
 		t.Errorf("%d messages for two prompts", n)
 	}
 }
+
+func TestWhatIsUrgentIsPostedFirst(t *testing.T) {
+	t.Parallel()
+	tw := quietTown(t, agent(saying("Urgent news.")))
+	tw.Run(tw.engine)
+	root := tw.say(tw.alice, "", "a thread")
+	thread := sessions.Thread{Team: tw.seed.TeamID, Channel: tw.channel, TS: root}
+	ctx := context.Background()
+	const notices = 8
+	for i := range notices {
+		if err := tw.engine.Tell(ctx, sessions.Notice{Key: fmt.Sprint(i), Thread: thread, Text: "a notice"}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	alice, err := tw.engine.SlackPerson(ctx, tw.seed.TeamID, tw.alice, "Alice Ahmed", "", "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = tw.engine.Accept(ctx, sessions.Request{Key: "k", Source: sessions.FromSlack, Author: alice.ID, Thread: &thread,
+		Text: "look at acme/greeter"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	sessionstest.Eventually(t, "the prompt is answered", func() bool { return tw.prompts(root)[0].State == sessions.Completed })
+	tw.startBot()
+	tw.settled()
+	var order []string
+	for _, m := range tw.ours(root) {
+		order = append(order, m.Text)
+	}
+	// Up to a channel's burst is under way at once, in no order of its own.
+	if at := slices.Index(order, "Urgent news."); at < 0 || at >= channelBurst || len(order) != notices+2 || !strings.HasPrefix(order[len(order)-1], "✅") {
+		t.Errorf("the order is %q", order)
+	}
+}
