@@ -18,7 +18,7 @@ func (e *Engine) watch(ctx context.Context) error {
 	defer tick.Stop()
 	since := time.Now()
 	looks := []func(context.Context) error{
-		e.endLongPrompts, e.endLongBoots, e.parkIdleOnes, e.parkAbandoned, e.killDead,
+		e.endLongPrompts, e.endLongBoots, e.recordAdopted, e.parkIdleOnes, e.parkAbandoned, e.killDead,
 		func(ctx context.Context) error { return e.lookForSilent(ctx, time.Since(since)) },
 	}
 	for n := 0; ; n++ {
@@ -175,6 +175,34 @@ func (e *Engine) lose(ctx context.Context, b silentBox) error {
 		_, err = t.append(ctx, s.ID, entry{kind: KindSandbox, body: BodySandbox{State: SandboxLost, Reason: "The sandbox ended."}})
 		return err
 	})
+}
+
+// recordAdopted finds out which boxes serve the sessions whose starter died
+// before it could say so.
+func (e *Engine) recordAdopted(ctx context.Context) error {
+	var unknown []struct {
+		Session    string `db:"session_id"`
+		Generation int64  `db:"generation"`
+	}
+	err := e.db.SelectContext(ctx, &unknown, `select session_id, generation from sandboxes
+		where state in ('booting', 'ready') and box = '' and claimed_at < now() - make_interval(secs => $1)`, seconds(e.tempo.lease))
+	if err != nil {
+		return fmt.Errorf("looking for adopted sandboxes: %w", err)
+	}
+	for _, u := range unknown {
+		c := claim{session: u.Session, generation: u.Generation}
+		box, err := e.findBox(ctx, c)
+		if err != nil {
+			return err
+		}
+		if box == nil {
+			continue
+		}
+		if err := e.recordBox(ctx, c, box); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // parkIdleOnes parks what has been idle for long enough.
