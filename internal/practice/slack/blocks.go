@@ -1,6 +1,8 @@
 package slack
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"slices"
@@ -80,7 +82,8 @@ func (k *blockCheck) block(path string, b object) {
 	id := str(b, "block_id")
 	switch {
 	case id == "":
-		b["block_id"] = secret(3)[:5]
+		id = blockID(path, b)
+		b["block_id"] = id
 	case len(id) > 255:
 		k.bad(path+"/block_id", "must be less than 256 characters")
 	case k.seen[id]:
@@ -88,6 +91,17 @@ func (k *blockCheck) block(path string, b object) {
 	}
 	k.seen[id] = true
 	check(k, path, b)
+}
+
+// blockID names a block by its place and content: unlike Slack's random ids, a
+// block that an edit leaves alone keeps its id, and so its node in the page.
+func blockID(path string, b object) string {
+	raw, err := json.Marshal(b)
+	if err != nil {
+		return secret(4) // what came as JSON always encodes
+	}
+	sum := sha256.Sum256(append([]byte(path), raw...))
+	return hex.EncodeToString(sum[:4])
 }
 
 // blockChecks is every kind of block that is known, with its rules.

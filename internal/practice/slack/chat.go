@@ -171,6 +171,10 @@ func (s *Server) chatPostMessage(c *call) (object, error) {
 		m.Broadcast, m.Subtype = true, "thread_broadcast"
 	}
 	s.post(in, m)
+	if a := s.sessions[sessionKey(in.ID, m.root())]; c.bot && a != nil && a.Text != "" {
+		a.Text, a.Status = "", "active" // a message ends the words of assistant.threads.setStatus
+		s.saveSession(a)
+	}
 	return object{"channel": in.ID, "ts": m.TS, "message": s.messageJSON(m, true)}, nil
 }
 

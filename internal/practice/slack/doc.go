@@ -20,7 +20,8 @@
 // a journal in the directory: each change is written before it is answered, so
 // a killed process loses nothing. Calls recorded for tests, tickets, triggers,
 // response_urls and authorisation codes are short-lived and end with the
-// process. The newest 5,000 messages of a channel and 500 files are kept.
+// process. The newest 5,000 messages of a channel and 500
+// files (512 MB) are kept.
 //
 // # Invariants
 //

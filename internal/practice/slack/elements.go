@@ -37,7 +37,7 @@ func (k *blockCheck) element(path string, e object) {
 	}
 	if kind != "image" {
 		if id := str(e, "action_id"); id == "" {
-			e["action_id"] = secret(3)[:5]
+			e["action_id"] = blockID(path, e)
 		} else if len(id) > 255 {
 			k.bad(path+"/action_id", "must be less than 256 characters")
 		}

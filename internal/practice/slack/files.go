@@ -1,10 +1,12 @@
 package slack
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"mime"
 	"net/http"
 	"net/url"
@@ -55,7 +57,7 @@ func (s *Server) filesGetUploadURL(c *call) (object, error) {
 	}
 	f := &file{
 		ID: newID("F"), Name: name, Title: name, User: c.user, Mimetype: kind, Alt: c.args["alt_txt"],
-		Size: size, Created: time.Now().Unix(),
+		Size: size, Created: time.Now().Unix(), Order: s.newTS(),
 	}
 	s.files[f.ID] = f
 	s.journal.put("file", f.ID, f)
@@ -63,18 +65,19 @@ func (s *Server) filesGetUploadURL(c *call) (object, error) {
 	return object{"upload_url": s.base + "/files/upload/" + f.ID, "file_id": f.ID}, nil
 }
 
-// pruneFiles lets the oldest files go beyond the bound.
+// pruneFiles lets the oldest files go beyond the bounds.
 func (s *Server) pruneFiles() {
-	for len(s.files) > maxFiles {
-		var oldest *file
-		for _, f := range s.files {
-			if oldest == nil || f.Created < oldest.Created {
-				oldest = f
-			}
-		}
-		delete(s.files, oldest.ID)
-		s.journal.remove("file", oldest.ID)
-		if err := os.Remove(s.filePath(oldest.ID)); err != nil && !errors.Is(err, os.ErrNotExist) {
+	list := slices.SortedFunc(maps.Values(s.files), func(a, b *file) int { return cmp.Compare(a.Order, b.Order) })
+	var bytes int64
+	for _, f := range list {
+		bytes += f.Size
+	}
+	for i := 0; len(list)-i > maxFiles || bytes > maxFileBytes; i++ {
+		old := list[i]
+		bytes -= old.Size
+		delete(s.files, old.ID)
+		s.journal.remove("file", old.ID)
+		if err := os.Remove(s.filePath(old.ID)); err != nil && !errors.Is(err, os.ErrNotExist) {
 			s.log.Warn("removing an old file", "err", err)
 		}
 	}

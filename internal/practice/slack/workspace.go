@@ -15,6 +15,7 @@ import (
 const (
 	maxMessages   = 5000 // of one channel
 	maxFiles      = 500
+	maxFileBytes  = 512 << 20
 	maxDeliveries = 10000
 )
 
@@ -102,8 +103,9 @@ func (m *message) root() string {
 type file struct {
 	ID, Name, Title, User, Mimetype, Alt string
 	Size                                 int64
-	Created                              int64
-	Uploaded, Shared                     bool
+	Created                              int64  // seconds, as Slack shows it
+	Order                                string // a timestamp of its own, to tell which is older
+	Uploaded                             bool
 	Channels                             []string
 }
 

@@ -1,6 +1,6 @@
 // The page: who one is, where one is, and what happens there, live.
 
-import { h, notice } from "./dom.js";
+import { arrange, h, notice, sync } from "./dom.js";
 import { channelOf, look, method, practice, state } from "./api.js";
 import { act, avatar, composer, list, statusRow } from "./messages.js";
 import { renderHome, renderModals } from "./modal.js";
@@ -44,12 +44,26 @@ async function go(where, thread = null) {
   if (mine !== visit) return;
   if (!got.ok) return notice("This channel cannot be shown: " + got.error);
   state.place = where;
-  state.messages = new Map(got.messages.map((m) => [m.ts, m]));
-  state.sessions = new Map(got.sessions.map((s) => [s.thread_ts, s]));
+  take(got);
   state.thread = thread && state.messages.has(thread) ? thread : null;
   remember();
   renderAll();
   document.body.dataset.ready = "true";
+}
+
+function take(got) {
+  state.messages = new Map(got.messages.map((m) => [m.ts, m]));
+  state.sessions = new Map(got.sessions.map((s) => [s.thread_ts, s]));
+}
+
+// refresh reads the place one is in anew, after events may have been missed.
+async function refresh() {
+  const mine = visit;
+  loadViews();
+  const got = await look("messages", { channel: state.place.id });
+  if (mine !== visit || !got.ok) return;
+  take(got);
+  renderSoon();
 }
 
 function remember() {
@@ -64,7 +78,7 @@ function connect() {
   source = own;
   let broken = false;
   own.onerror = () => (broken = true);
-  own.onopen = () => { if (broken && state.place) { broken = false; loadViews(); go(state.place, state.thread); } };
+  own.onopen = () => { if (broken && state.place) { broken = false; refresh(); } };
   own.onmessage = (e) => receive(JSON.parse(e.data));
 }
 
@@ -175,20 +189,20 @@ function fill(box, entries) {
   const nodes = entries.map(({ key, sign, make }) => {
     const was = old.get(key);
     if (was && was.sign === sign) return was;
-    const node = make();
+    let node = make();
     node.dataset.key = key;
+    if (was) {
+      keepFolds(was, node);
+      node = sync(was, node);
+    }
     node.sign = sign;
-    if (was) keepFolds(was, node);
     return node;
   });
-  const kept = new Set(nodes);
-  for (const node of old.values()) if (!kept.has(node)) node.remove();
-  let next = box.firstChild;
-  for (const node of nodes) {
-    if (node === next) next = next.nextSibling;
-    else box.insertBefore(node, next);
-  }
+  arrange(box, nodes);
   if (atEnd) box.scrollTop = box.scrollHeight;
+  for (const img of box.querySelectorAll("img.picture, .file-image img")) {
+    if (atEnd && !img.complete) img.addEventListener("load", () => (box.scrollTop = box.scrollHeight), { once: true });
+  }
 }
 
 // keepFolds leaves folded parts of a changed message as one left them.

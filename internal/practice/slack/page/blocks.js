@@ -34,7 +34,9 @@ export class Surface {
 export function renderBlocks(blocks, surface) {
   return blocks.map((b) => {
     const make = kinds[b.type];
-    return make ? make(b, surface) : h("div", { class: "unknown" }, "[" + b.type + "]");
+    const node = make ? make(b, surface) : h("div", { class: "unknown" }, "[" + b.type + "]");
+    if (node) node.sign = JSON.stringify(b); // the same block keeps its node, see sync
+    return node;
   });
 }
 
@@ -68,7 +70,7 @@ const kinds = {
 
 function picture(b, size) {
   const src = safeURL(b.image_url || b.slack_file?.url || "");
-  return src ? h("img", { class: "picture " + size, src, alt: b.alt_text || "", loading: "lazy" }) : null;
+  return src ? h("img", { class: "picture " + size, src, alt: b.alt_text || "" }) : null;
 }
 
 const taskIcons = { pending: "", in_progress: "", complete: "✓", error: "!" };

@@ -16,6 +16,31 @@ export function h(tag, props = {}, ...children) {
   return el;
 }
 
+// arrange makes nodes the children of a box, touching only what differs.
+export function arrange(box, nodes) {
+  const kept = new Set(nodes);
+  for (const node of [...box.childNodes]) if (!kept.has(node)) node.remove();
+  let next = box.firstChild;
+  for (const node of nodes) {
+    if (node === next) next = next.nextSibling;
+    else box.insertBefore(node, next);
+  }
+}
+
+// sync turns one rendering into the next and returns the node to show: what has
+// the same sign stays the node it was, a part of the same name is gone through.
+export function sync(was, now) {
+  if (was.sign !== undefined && was.sign === now.sign) return was;
+  if (!was.part || was.part !== now.part) return now;
+  for (const { name, value } of now.attributes) if (was.getAttribute(name) !== value) was.setAttribute(name, value);
+  const olds = [...was.childNodes];
+  arrange(was, [...now.childNodes].map((node) => {
+    const at = olds.findIndex((old) => (old.sign !== undefined && old.sign === node.sign) || (old.part && old.part === node.part));
+    return at < 0 ? node : sync(olds.splice(at, 1)[0], node);
+  }));
+  return was;
+}
+
 // safeURL lets through what a link may lead to, else nothing.
 export function safeURL(text) {
   try {

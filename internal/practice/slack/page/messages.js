@@ -13,13 +13,27 @@ export function avatar(id, size = "") {
   return h("span", { class: "avatar other " + size, "aria-hidden": "true" }, "•");
 }
 
+const surfaces = new Map(); // what one chose in a message survives its edits
+
+function surfaceOf(m) {
+  if (!surfaces.has(m.ts)) surfaces.set(m.ts, new Surface({ channel: m.channel, ts: m.ts }));
+  return surfaces.get(m.ts);
+}
+
+// part is an element that sync goes through instead of replacing it.
+function part(name, ...args) {
+  const el = h(...args);
+  el.part = name;
+  return el;
+}
+
 // body is what a message says: blocks if it has any, else its text.
 function body(m) {
   const typed = m.client_msg_id !== undefined; // a person's rich text says what the text says
   const shown = m.blocks?.length && !typed
-    ? renderBlocks(m.blocks, new Surface({ channel: m.channel, ts: m.ts }))
+    ? renderBlocks(m.blocks, surfaceOf(m))
     : [m.text && mrkdwn(m.text)];
-  return h("div", { class: "body" }, shown, m.edited && h("span", { class: "edited" }, "(edited)"), (m.attachments || []).map(attachment), (m.files || []).map(fileCard));
+  return part("body", "div", { class: "body" }, shown, m.edited && h("span", { class: "edited" }, "(edited)"), (m.attachments || []).map(attachment), (m.files || []).map(fileCard));
 }
 
 function attachment(a) {
@@ -94,9 +108,9 @@ export function message(m, { openThread, inThread, follows }) {
   const name = m.username || (m.user ? author.real_name : "App");
   const isApp = m.bot_id !== undefined;
   if (m.subtype === "tombstone") return h("article", { class: "message gone", data: { ts: m.ts } }, h("span", { class: "avatar other" }), h("i", {}, m.text), replyLine(m, openThread));
-  return h("article", { class: "message" + (follows ? " follows" : "") + (m.only_for ? " ephemeral" : ""), data: { ts: m.ts, user: m.user || "", ...(m.only_for ? { ephemeral: m.only_for } : {}) } },
+  return part("message", "article", { class: "message" + (follows ? " follows" : "") + (m.only_for ? " ephemeral" : ""), data: { ts: m.ts, user: m.user || "", ...(m.only_for ? { ephemeral: m.only_for } : {}) } },
     follows ? h("time", { class: "gutter" }, time(m.ts)) : avatar(m.user || ""),
-    h("div", { class: "content" },
+    part("content", "div", { class: "content" },
       m.only_for && h("p", { class: "only" }, "Only visible to you"),
       m.subtype === "thread_broadcast" && !inThread && h("p", { class: "only" }, "replied to a thread"),
       !follows && h("div", { class: "head" }, h("b", {}, name), isApp && h("span", { class: "badge" }, "APP"), h("time", { title: new Date(parseFloat(m.ts) * 1000).toLocaleString() }, time(m.ts)),
@@ -183,7 +197,13 @@ export function composer(channel, thread, placeholder) {
   return h("div", { class: "composer" }, text, file, h("div", { class: "composer-row" },
     h("button", { class: "icon-button", title: "Attach a file", onclick: () => file.click() }, "+"),
     h("button", { class: "icon-button", title: "Mention", onclick: () => { text.setRangeText("@", text.selectionStart, text.selectionEnd, "end"); text.focus(); offerNames(text); } }, "@"),
-    h("span", { class: "grow" }), h("button", { class: "send", title: "Send", testid: prefix + "send", onclick: send }, "➤")));
+    globalShortcuts(), h("span", { class: "grow" }), h("button", { class: "send", title: "Send", testid: prefix + "send", onclick: send }, "➤")));
+}
+
+function globalShortcuts() {
+  const all = state.boot.shortcuts.filter((s) => s.type === "global");
+  return all.length > 0 && h("button", { class: "icon-button", title: "Shortcuts", testid: "shortcuts", onclick: (ev) =>
+    popover(ev.currentTarget, all.map((s) => option(s.name, "shortcut-" + s.callback_id, () => act("shortcut", { callback_id: s.callback_id })))) }, "⚡");
 }
 
 function offerNames(text) {
