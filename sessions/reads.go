@@ -113,7 +113,7 @@ func (e *Engine) Sessions(ctx context.Context, mine uuid.UUID, limit, offset int
 		left join sandboxes b on b.session_id = s.id
 		cross join lateral (select count(*) as prompts, count(*) filter (where state = 'running') as running,
 			count(*) filter (where state = 'queued') as queued from prompts p where p.session_id = s.id) q
-		where $1 = $2 or exists (select from prompts p where p.session_id = s.id and p.author = $1)
+		where $1::uuid = $2::uuid or exists (select from prompts p where p.session_id = s.id and p.author = $1)
 		order by s.created_at desc, s.id limit $3 offset $4`, mine, uuid.Nil, limit, offset)
 	if err != nil {
 		return nil, fmt.Errorf("listing sessions: %w", err)

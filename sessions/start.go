@@ -95,7 +95,7 @@ func (e *Engine) claimStart(ctx context.Context) (*claim, error) {
 				order by position limit 1) q on true
 			where s.repository is not null
 				and (b.state in ('none', 'parked', 'lost', 'failed') and coalesce(b.retry_at, now()) <= now()
-					or b.state = 'starting' and b.held_until < now())
+					or b.state = 'starting' and b.box = '' and b.held_until < now())
 			order by q.created_at limit 1
 			for no key update of b skip locked`)
 		if errors.Is(err, sql.ErrNoRows) {
@@ -269,10 +269,9 @@ func (e *Engine) findBox(ctx context.Context, c claim) (sandbox.Box, error) {
 // the box is not wanted.
 func (e *Engine) recordBox(ctx context.Context, c claim, box sandbox.Box) error {
 	res, err := e.db.ExecContext(ctx, `
-		update sandboxes set box = $3, provider = $4, born_at = coalesce(born_at, now()),
-			held_until = case when state = 'starting' then now() + make_interval(secs => $5) else held_until end
+		update sandboxes set box = $3, provider = $4, born_at = coalesce(born_at, now())
 		where session_id = $1 and generation = $2 and state in ('starting', 'booting', 'ready', 'parking')`,
-		c.session, c.generation, box.ID(), e.cfg.Provider.Caps().Name, seconds(e.tempo.lost))
+		c.session, c.generation, box.ID(), e.cfg.Provider.Caps().Name)
 	if err != nil {
 		return fmt.Errorf("recording the box of %s: %w", c.session, err)
 	}

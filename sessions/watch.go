@@ -116,8 +116,8 @@ func (e *Engine) onSandbox(ctx context.Context, b silentBox, f func(*tx, Session
 	})
 }
 
-// lookForSilent asks the provider for boxes whose bridge is cut or that send no
-// heartbeat (I9: silence alone is not death, but a box that its provider does
+// lookForSilent asks the provider for boxes that have not dialled in, whose bridge
+// is cut or that send no heartbeat (I9: silence alone is not death, but a box that its provider does
 // not know is dead). Boxes that are known and stay silent are given up in the
 // end, but only by a watcher that was there all the time: after a control plane
 // was away, the boxes need a while to dial in.
@@ -125,7 +125,7 @@ func (e *Engine) lookForSilent(ctx context.Context, watching time.Duration) erro
 	var silent []silentBox
 	err := e.db.SelectContext(ctx, &silent, `
 		update sandboxes set looked_at = now()
-		where state in ('starting', 'booting', 'ready') and box <> '' and coalesce(held_until, now()) <= now()
+		where box <> '' and (state = 'starting' or state in ('booting', 'ready') and coalesce(held_until, now()) <= now())
 			and coalesce(looked_at, '-infinity') < now() - make_interval(secs => $1)
 		returning session_id, epoch, box, state, failures,
 			extract(epoch from now() - coalesce(heartbeat_at, claimed_at, now())) as silent`, seconds(e.tempo.watch))
@@ -178,13 +178,15 @@ func (e *Engine) lose(ctx context.Context, b silentBox) error {
 }
 
 // recordAdopted finds out which boxes serve the sessions whose starter died
-// before it could say so.
+// before it could say so. One that is not to be found, and does not speak, is lost.
 func (e *Engine) recordAdopted(ctx context.Context) error {
 	var unknown []struct {
-		Session    string `db:"session_id"`
-		Generation int64  `db:"generation"`
+		silentBox
+		Generation int64 `db:"generation"`
+		Cut        bool  `db:"cut"`
 	}
-	err := e.db.SelectContext(ctx, &unknown, `select session_id, generation from sandboxes
+	err := e.db.SelectContext(ctx, &unknown, `
+		select session_id, epoch, box, state, failures, generation, coalesce(held_until, now()) <= now() as cut from sandboxes
 		where state in ('booting', 'ready') and box = '' and claimed_at < now() - make_interval(secs => $1)`, seconds(e.tempo.lease))
 	if err != nil {
 		return fmt.Errorf("looking for adopted sandboxes: %w", err)
@@ -192,13 +194,14 @@ func (e *Engine) recordAdopted(ctx context.Context) error {
 	for _, u := range unknown {
 		c := claim{session: u.Session, generation: u.Generation}
 		box, err := e.findBox(ctx, c)
+		switch {
+		case err != nil:
+		case box != nil:
+			err = e.recordBox(ctx, c, box)
+		case u.Cut:
+			err = e.lose(ctx, u.silentBox)
+		}
 		if err != nil {
-			return err
-		}
-		if box == nil {
-			continue
-		}
-		if err := e.recordBox(ctx, c, box); err != nil {
 			return err
 		}
 	}

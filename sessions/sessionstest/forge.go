@@ -99,7 +99,7 @@ func (f *Forge) OpenPullRequest(_ context.Context, token string, pr sessions.New
 	defer f.mu.Unlock()
 	login, ok := f.users[token]
 	if !ok {
-		return sessions.PullRequest{}, &sessions.Problem{Code: "github_link", Text: "GitHub does not accept your connection any more."}
+		return sessions.PullRequest{}, &sessions.Problem{Code: "github_relink", Text: "GitHub does not accept your connection any more."}
 	}
 	return f.open(login, pr)
 }
@@ -165,7 +165,7 @@ func (f *Forge) Refresh(_ context.Context, refreshToken string) (sessions.GitHub
 	defer f.mu.Unlock()
 	login, ok := f.refreshes[refreshToken]
 	if !ok {
-		return sessions.GitHubTokens{}, &sessions.Problem{Code: "bad_refresh_token", Text: "The connection to GitHub has ended."}
+		return sessions.GitHubTokens{}, &sessions.Problem{Code: "github_relink", Text: "The connection to GitHub has ended."}
 	}
 	delete(f.refreshes, refreshToken)
 	for t, l := range f.users {
