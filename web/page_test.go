@@ -281,3 +281,18 @@ func TestThePageCanBeReadWithoutScripts(t *testing.T) {
 		t.Errorf("the page answers %s", resp.Status)
 	}
 }
+
+func TestAToolThatNeverEndedIsNotShownAsAtWork(t *testing.T) {
+	r := newRig(t)
+	alice := r.signIn(t, "alice")
+	s := alice.scribe("Fix it")
+	page := alice.open(sessionPath(s)).live()
+	s.run()
+	s.write(sandbox.KindTool, sandbox.BodyTool{Part: "t1", Tool: "bash", State: "running", Input: map[string]any{"command": "sleep 9"}})
+	page.until(`document.querySelector('.tool-running.at-work')`)
+	s.end(sessions.BodyEnded{State: sessions.Failed, Reason: "The sandbox was lost."})
+	page.until(`document.querySelector('.tool-running:not(.at-work)')`)
+	if got := page.eval(`getComputedStyle(document.querySelector('.tool-running summary'), '::after').content`); !strings.Contains(got, "did not finish") {
+		t.Errorf("beside the tool stands %s", got)
+	}
+}

@@ -79,7 +79,6 @@ type sessionPage struct {
 	Sections   []section
 	Parts      []sessions.RunningPart
 	Last       int64
-	All        bool
 }
 
 // serveSession is a session's page.
@@ -91,8 +90,7 @@ func (s *Server) serveSession(w http.ResponseWriter, r *http.Request, v viewer) 
 	if err != nil {
 		return err
 	}
-	page := sessionPage{Title: view.Session.Title, Viewer: v.Person, View: view, Last: view.Session.LastSeq,
-		All: r.URL.Query().Has("all")}
+	page := sessionPage{Title: view.Session.Title, Viewer: v.Person, View: view, Last: view.Session.LastSeq}
 	if page.Title == "" {
 		page.Title = "Session " + view.Session.ID
 	}
@@ -107,7 +105,7 @@ func (s *Server) serveSession(w http.ResponseWriter, r *http.Request, v viewer) 
 	if page.Parts, err = s.engine.RunningParts(r.Context(), view.Session.ID); err != nil {
 		return err
 	}
-	if page.Sections, err = s.transcript(r.Context(), view.Session.ID, page.Last, page.All); err != nil {
+	if page.Sections, err = s.transcript(r.Context(), view.Session.ID, page.Last, r.URL.Query().Has("all")); err != nil {
 		return err
 	}
 	return s.render(w, http.StatusOK, "session", page)

@@ -31,7 +31,6 @@ type sessionView struct {
 	TodoDone     int
 	Elapsed      time.Duration // of work, settled prompts and the running one
 	ThreadURL    string
-	RepoURL      string
 	BranchURL    string
 }
 

@@ -85,7 +85,7 @@ func (s *Server) adapt(h handler) http.Handler {
 			writeJSON(w, f.status, map[string]any{"error": map[string]string{"code": f.code, "text": f.text}})
 			return
 		}
-		if err := s.render(w, f.status, "error", map[string]any{"Title": f.text, "Failure": f, "Status": f.status, "Text": f.text}); err != nil {
+		if err := s.render(w, f.status, "error", map[string]any{"Title": f.text, "Status": f.status, "Text": f.text}); err != nil {
 			s.log.Error("the page of an error cannot be rendered", "err", err)
 		}
 	})

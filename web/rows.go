@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"html/template"
+	"strings"
 
 	"openinspect/sandbox"
 	"openinspect/sessions"
@@ -125,18 +126,18 @@ func bodyShape[T any](name string) shape {
 
 // promptView is a person's request.
 type promptView struct {
-	ID, Author, AuthorID, Text string
-	Source                     sessions.Source
-	State                      sessions.PromptState
-	Reason                     string
-	Edited                     bool
-	Ahead                      int
+	ID, Author, Text string
+	Source           sessions.Source
+	State            sessions.PromptState
+	Reason           string
+	Edited           bool
+	Ahead            int
 }
 
 func shapeQueued(_ *rowRenderer, _ context.Context, ev sessions.Event, v *rowView) (string, error) {
 	b, err := decode[sessions.BodyQueued](ev)
 	v.Key, v.Open = "prompt:"+ev.Prompt, true
-	v.Body = promptView{ID: ev.Prompt, Author: b.Author, AuthorID: b.AuthorID.String(), Text: b.Text, Source: b.Source,
+	v.Body = promptView{ID: ev.Prompt, Author: b.Author, Text: b.Text, Source: b.Source,
 		State: sessions.Queued, Ahead: b.Ahead}
 	return "row-prompt", err
 }
@@ -151,7 +152,7 @@ func shapeEdited(rd *rowRenderer, ctx context.Context, ev sessions.Event, v *row
 		return "", err
 	}
 	v.Key, v.Open, v.InPlace = "prompt:"+ev.Prompt, true, true
-	v.Body = promptView{ID: p.ID, Author: p.AuthorName, AuthorID: p.Author.String(), Text: b.Text, Source: p.Source,
+	v.Body = promptView{ID: p.ID, Author: p.AuthorName, Text: b.Text, Source: p.Source,
 		State: sessions.Queued, Edited: true}
 	return "row-prompt", nil
 }
@@ -163,7 +164,7 @@ func shapeStarted(rd *rowRenderer, ctx context.Context, ev sessions.Event, v *ro
 		return "", err
 	}
 	v.Key = "prompt:" + ev.Prompt
-	v.Body = promptView{ID: p.ID, Author: p.AuthorName, AuthorID: p.Author.String(), Text: p.Text, Source: p.Source,
+	v.Body = promptView{ID: p.ID, Author: p.AuthorName, Text: p.Text, Source: p.Source,
 		State: sessions.Running}
 	return "row-prompt", nil
 }
@@ -187,7 +188,7 @@ func shapeEnded(rd *rowRenderer, ctx context.Context, ev sessions.Event, v *rowV
 	}
 	if p.StartedAt == nil {
 		v.Key, v.InPlace = "prompt:"+ev.Prompt, true
-		v.Body = promptView{ID: p.ID, Author: p.AuthorName, AuthorID: p.Author.String(), Text: p.Text, Source: p.Source,
+		v.Body = promptView{ID: p.ID, Author: p.AuthorName, Text: p.Text, Source: p.Source,
 			State: b.State, Reason: b.Reason}
 		return "row-prompt", nil
 	}
@@ -221,6 +222,9 @@ func shapeText(rd *rowRenderer, _ context.Context, ev sessions.Event, v *rowView
 	return "row-text", nil
 }
 
+// unmarked removes the marks of Markdown that would stand in a single line.
+var unmarked = strings.NewReplacer("**", "", "`", "", "\n# ", "\n", "\n## ", "\n")
+
 // textView is text with the words that it begins with.
 type textView struct {
 	Begin string
@@ -232,7 +236,7 @@ func shapeReasoning(rd *rowRenderer, _ context.Context, ev sessions.Event, v *ro
 	if err != nil || b.Text == "" {
 		return "", err
 	}
-	v.Part, v.Body = b.Part, textView{clip(oneLine(b.Text), 90), rd.markdown.html(b.Text)}
+	v.Part, v.Body = b.Part, textView{clip(oneLine(unmarked.Replace(b.Text)), 90), rd.markdown.html(b.Text)}
 	return "row-reasoning", nil
 }
 

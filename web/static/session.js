@@ -29,6 +29,7 @@ export function startSession({ session, last }) {
           if (f.kind === 'prompt.ended' || f.kind === 'prompt.started') {
             transcript.dropParts();
           }
+          if (f.kind === 'tool') markRunning();
           if (f.html) pin.added(pinned);
           break;
         case 'delta':
@@ -119,6 +120,9 @@ function markRunning() {
   document.body.dataset.running = state?.running || '';
   document.body.dataset.status = state?.status || '';
   byId('send').textContent = state?.running ? 'Queue' : 'Send';
+  for (const row of document.querySelectorAll('.tool-running')) {
+    row.classList.toggle('at-work', row.dataset.prompt === state?.running);
+  }
 }
 
 let ticking = 0;
