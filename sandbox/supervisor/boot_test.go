@@ -46,9 +46,7 @@ func TestASetupScriptThatHangsFailsThePromptAndNamesItself(t *testing.T) {
 			t.Errorf("%q is missing in %+v", want, end)
 		}
 	}
-	for strings.Contains(strings.Join(b.below(), "\n"), "sleep 500") {
-		time.Sleep(20 * time.Millisecond)
-	}
+	b.gone("sleep 500", 5*time.Second)
 }
 
 func TestADeclaredServiceOutlivesPromptsAndSetupRunsOnce(t *testing.T) {

@@ -22,6 +22,8 @@ import (
 	"testing/fstest"
 	"time"
 
+	"go.uber.org/goleak"
+
 	"openinspect/internal/practice/model"
 	"openinspect/sandbox"
 	"openinspect/sandbox/supervisor/opencodetest"
@@ -33,7 +35,7 @@ func TestMain(m *testing.M) {
 	if raw := os.Getenv("SUPERVISOR_UNDER_TEST"); raw != "" {
 		os.Exit(superviseForTest(raw))
 	}
-	os.Exit(m.Run())
+	goleak.VerifyTestMain(m)
 }
 
 // boxConfig travels to the supervisor's process as JSON.
@@ -520,4 +522,17 @@ func (b *box) below() []string {
 		lines = append(lines, strings.ReplaceAll(strings.TrimRight(string(data), "\x00"), "\x00", " "))
 	}
 	return lines
+}
+
+// gone waits until no process of the box has the text in its command line.
+func (b *box) gone(text string, within time.Duration) {
+	b.t.Helper()
+	deadline := time.Now().Add(within)
+	tick := time.NewTicker(20 * time.Millisecond) // /proc tells nobody
+	defer tick.Stop()
+	for ; strings.Contains(strings.Join(b.below(), "\n"), text); <-tick.C {
+		if time.Now().After(deadline) {
+			b.t.Fatalf("after %s these run: %q", within, b.below())
+		}
+	}
 }
