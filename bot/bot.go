@@ -43,7 +43,7 @@ type Bot struct {
 	status *statusSetter
 	self   identity // set at the beginning of Run, before any other goroutine
 
-	connected atomic.Int32
+	connected atomic.Int32 // Socket Mode connections of this process that are up
 }
 
 // identity is who the bot is in its workspace.
@@ -88,9 +88,6 @@ func (b *Bot) client() *slack.Client {
 	return slack.New(b.cfg.BotToken, slack.OptionAppLevelToken(b.cfg.AppToken), slack.OptionAPIURL(b.cfg.APIURL),
 		slack.OptionHTTPClient(b.http))
 }
-
-// Connected is how many Socket Mode connections of this process are up.
-func (b *Bot) Connected() int { return int(b.connected.Load()) }
 
 // Run receives and delivers until ctx ends, and then returns nil. It fails when
 // Slack refuses the credentials for good.
@@ -173,48 +170,10 @@ func slackCode(err error) string {
 	return ""
 }
 
-// requiredScopes are the bot token's; manifest.yaml lists the same.
-var requiredScopes = []string{
+// Scopes are what the bot token needs; manifest.yaml asks for them.
+var Scopes = []string{
 	"app_mentions:read", "channels:history", "groups:history", "im:history", "mpim:history",
 	"chat:write", "files:read", "users:read", "users:read.email",
-}
-
-// Check asks Slack whether both tokens work and the bot token has the scopes
-// that the product needs. The error joins one sentence per problem.
-func (b *Bot) Check(ctx context.Context) error {
-	var problems []error
-	var granted string
-	defer b.http.CloseIdleConnections()
-	probe := b.client()
-	slack.OptionOnResponseHeaders(func(_ string, h http.Header) { granted = h.Get("X-OAuth-Scopes") })(probe)
-	r, err := probe.AuthTestContext(ctx)
-	if err != nil {
-		problems = append(problems, fmt.Errorf("the Slack bot token does not work: %w", err))
-	} else {
-		if b.cfg.TeamID != "" && r.TeamID != b.cfg.TeamID {
-			problems = append(problems, fmt.Errorf("the bot token belongs to Slack workspace %s, not to the configured %s", r.TeamID, b.cfg.TeamID))
-		}
-		problems = append(problems, missingScopes(granted)...)
-	}
-	if _, _, err := probe.StartSocketModeContext(ctx); err != nil {
-		problems = append(problems, fmt.Errorf("the Slack app token does not open Socket Mode: %w", err))
-	}
-	return errors.Join(problems...)
-}
-
-// missingScopes compares Slack's X-OAuth-Scopes header with what is needed. A
-// server that does not send the header cannot be judged.
-func missingScopes(granted string) (problems []error) {
-	if granted == "" {
-		return nil
-	}
-	have := strings.FieldsFunc(granted, func(r rune) bool { return r == ',' || r == ' ' })
-	for _, scope := range requiredScopes {
-		if !slices.Contains(have, scope) {
-			problems = append(problems, fmt.Errorf("the Slack bot token lacks the scope %s: add it to the app and install it again", scope))
-		}
-	}
-	return problems
 }
 
 // pageURL is where a session is shown.

@@ -113,18 +113,14 @@ func (b *Bot) earlier(ctx context.Context, m said) string {
 	}
 	var texts []string
 	for _, msg := range msgs {
-		texts = append(texts, msg.Text)
+		texts = append(texts, msg.Text, "<@"+msg.User+">") // who spoke has to be named as well
 	}
 	name := b.people.names(ctx, texts...)
 	var quotes []string
 	length := 0
 	for i := len(msgs) - 1; i >= 0 && len(quotes) < earlierCount; i-- {
 		msg := msgs[i]
-		who := msg.User
-		if f, ok := b.people.recall(msg.User); ok {
-			who = f.name
-		}
-		said := fmt.Sprintf("%s: %s", who, decodeText(msg.Text, name))
+		said := fmt.Sprintf("%s: %s", name(msg.User), decodeText(msg.Text, name))
 		if length += len(said); length > earlierLength {
 			break
 		}

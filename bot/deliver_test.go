@@ -352,11 +352,11 @@ func TestAnotherReplicaTakesOverWhenTheFirstOneEnds(t *testing.T) {
 	}()
 	ts := tw.say(tw.alice, "", tw.mention("look at acme/greeter"))
 	tw.see(ts, "Queued")
-	if n := tw.slack.Sockets(); n != 2 || b.Connected() != 0 {
-		t.Errorf("%d sockets, %d of them the second replica's", n, b.Connected())
+	if n := tw.slack.Sockets(); n != 2 || b.connected.Load() != 0 {
+		t.Errorf("%d sockets, %d of them the second replica's", n, b.connected.Load())
 	}
 	stop()
-	sessionstest.Eventually(t, "the second replica hears", func() bool { return b.Connected() == 2 })
+	sessionstest.Eventually(t, "the second replica hears", func() bool { return b.connected.Load() == 2 })
 	tw.say(tw.bob, ts, "and go on")
 	tw.see(ts, "1 ahead")
 	if n := len(tw.ours(ts)); n != 2 {

@@ -74,26 +74,39 @@ func (b *Bot) drain(ctx context.Context, client *socketmode.Client, l *lanes) er
 		case <-ctx.Done():
 			return ctx.Err()
 		case evt := <-client.Events:
-			switch evt.Type {
-			case socketmode.EventTypeHello:
-				if !up {
-					up = true
-					b.connected.Add(1)
-				}
-				b.log.Info("Socket Mode is up", "connections", evt.Request.NumConnections)
-			case socketmode.EventTypeConnecting:
-				if up {
-					up = false
-					b.connected.Add(-1)
-				}
-			case socketmode.EventTypeConnectionError, socketmode.EventTypeIncomingError, socketmode.EventTypeErrorWriteFailed:
-				b.log.Warn("Socket Mode has trouble", "event", evt.Type, "data", describeTrouble(evt.Data))
-			}
+			up = b.noteConnection(evt, up)
 			if req := requestOf(evt); req != nil {
 				b.enqueue(client, *req, l)
 			}
 		}
 	}
+}
+
+// noteConnection follows whether the client is connected, from slack-go's own
+// events, and returns whether it is now.
+func (b *Bot) noteConnection(evt socketmode.Event, up bool) bool {
+	switch evt.Type {
+	case socketmode.EventTypeHello:
+		if !up {
+			b.connected.Add(1)
+		}
+		all := evt.Request.NumConnections
+		b.log.Info("Socket Mode is up", "connections", all)
+		if all > b.cfg.Connections {
+			// The leases allow no more over all replicas.
+			b.log.Warn("Slack counts more Socket Mode connections than there should be: another program uses the app, "+
+				"or old connections are not gone yet; they get their share of what people say", "connections", all)
+		}
+		return true
+	case socketmode.EventTypeConnecting:
+		if up {
+			b.connected.Add(-1)
+		}
+		return false
+	case socketmode.EventTypeConnectionError, socketmode.EventTypeIncomingError, socketmode.EventTypeErrorWriteFailed:
+		b.log.Warn("Socket Mode has trouble", "event", evt.Type, "data", describeTrouble(evt.Data))
+	}
+	return up
 }
 
 // describeTrouble gives the cause of slack-go's error events without their frames,

@@ -121,7 +121,7 @@ func (tw *town) startBot() (stop func()) {
 		}
 	})
 	tw.T.Cleanup(stop)
-	sessionstest.Eventually(tw.T, "the bot hears", func() bool { return b.Connected() == b.cfg.Connections })
+	sessionstest.Eventually(tw.T, "the bot hears", func() bool { return int(b.connected.Load()) == b.cfg.Connections })
 	return stop
 }
 
