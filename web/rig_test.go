@@ -14,6 +14,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/dlclark/regexp2/v2"
+
 	"openinspect/internal/devpg/pgtest"
 	"openinspect/internal/practice/slack"
 	"openinspect/sandbox"
@@ -35,9 +37,14 @@ type rig struct {
 	seed   slack.Seed
 }
 
+// endHighlighting ends the clock of the highlighter's expressions with the test:
+// it goes on for a second and looks like a goroutine that was left running.
+func endHighlighting(t testing.TB) { t.Cleanup(regexp2.StopTimeoutClock) }
+
 // newRig serves pages until the test ends.
 func newRig(t testing.TB, changes ...func(*Config)) *rig {
 	t.Helper()
+	endHighlighting(t)
 	w := sessionstest.New(t)
 	r := &rig{World: w, engine: w.Engine()}
 	r.openSlack(t)
