@@ -1,6 +1,10 @@
 package sessions
 
-import "time"
+import (
+	"time"
+
+	"openinspect/sandbox"
+)
 
 // Hasten shortens an engine's waits, before it runs: what takes seconds in
 // production takes tens of milliseconds.
@@ -27,5 +31,5 @@ var (
 // Text removes secrets from text.
 func (s *scrubber) Text(t string) string { return s.text(t) }
 
-// HoldBack says how much of the end may begin a secret.
-func (s *scrubber) HoldBack(t string) int { return s.holdBack(t) }
+// Add takes a delta.
+func (ps *parts) Add(d sandbox.Delta) *PartDelta { return ps.add(d) }

@@ -57,7 +57,7 @@ func (ps *parts) add(d sandbox.Delta) *PartDelta {
 		p.shown, p.Text, from = 0, "", 0
 	}
 	pending := p.raw[p.shown:]
-	safe := len(pending) - ps.scrub.holdBack(pending)
+	safe := ps.scrub.safe(pending)
 	p.Text += ps.scrub.text(pending[:safe])
 	p.shown += safe
 	if from == len(p.Text) && from > 0 {

@@ -21,7 +21,7 @@ const shortestSecret = 8
 // tokenShape is what GitHub's tokens look like (docs.github.com, "GitHub's token
 // formats"; those of installations may be long and contain dots): known or not,
 // they are nothing for anybody's eyes.
-var tokenShape = regexp.MustCompile(`\b(?:gh[opsur]_|github_pat_)[A-Za-z0-9._-]{20,1000}`)
+var tokenShape = regexp.MustCompile(`(?:gh[opsur]_|github_pat_)[A-Za-z0-9._-]{20,1000}`)
 
 // tokenPrefixes are how those begin.
 var tokenPrefixes = []string{"gho_", "ghp_", "ghs_", "ghu_", "ghr_", "github_pat_"}
@@ -123,6 +123,36 @@ func (s *scrubber) holdBack(t string) int {
 	return max(hold, holdShape(t))
 }
 
+// safe returns how many bytes at the beginning of t can be scrubbed and shown
+// before it is known what follows: without the end that may begin a secret, and
+// never with a part of a secret that is there already.
+func (s *scrubber) safe(t string) int {
+	cut := len(t) - s.holdBack(t)
+	for {
+		start := s.startOfMatch(t, cut)
+		if start == cut {
+			return cut
+		}
+		cut = start
+	}
+}
+
+// startOfMatch returns where a secret begins that the cut would divide, or the cut.
+func (s *scrubber) startOfMatch(t string, cut int) int {
+	for _, f := range s.forms {
+		from := max(0, cut-len(f)+1)
+		if i := strings.Index(t[from:min(len(t), cut+len(f)-1)], f); i >= 0 {
+			return from + i
+		}
+	}
+	for _, m := range tokenShape.FindAllStringIndex(t, -1) {
+		if m[0] < cut && cut < m[1] {
+			return m[0]
+		}
+	}
+	return cut
+}
+
 // holdShape is holdBack for the shape of GitHub's tokens: what stands at the end
 // of t from the first thing on that begins like one, with nothing but characters
 // of a token after it.
@@ -132,9 +162,6 @@ func holdShape(t string) int {
 		start--
 	}
 	for i := start; i < len(t); i++ {
-		if i > 0 && isWordByte(t[i-1]) {
-			continue
-		}
 		for _, prefix := range tokenPrefixes {
 			if strings.HasPrefix(t[i:], prefix) || strings.HasPrefix(prefix, t[i:]) {
 				return len(t) - i
@@ -144,10 +171,8 @@ func holdShape(t string) int {
 	return 0
 }
 
-func isTokenByte(c byte) bool { return isWordByte(c) || c == '.' || c == '-' }
-
-func isWordByte(c byte) bool {
-	return c == '_' || '0' <= c && c <= '9' || 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z'
+func isTokenByte(c byte) bool {
+	return c == '_' || c == '.' || c == '-' || '0' <= c && c <= '9' || 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z'
 }
 
 // json returns the document without secrets in its strings and names, in valid
