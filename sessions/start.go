@@ -184,9 +184,10 @@ func (e *Engine) reclaim(ctx context.Context, t *tx, next candidate) (*claim, er
 func (e *Engine) start(ctx context.Context, c claim) {
 	held, lose := context.WithCancel(ctx)
 	kept := make(chan struct{})
+	session := c.session
 	go func() {
 		defer close(kept)
-		e.keepClaim(held, c)
+		e.keepClaim(held, session)
 	}()
 	box, err := e.startBox(ctx, &c)
 	lose()
@@ -204,13 +205,14 @@ func (e *Engine) start(ctx context.Context, c claim) {
 	e.hub.wake(topicStart)
 }
 
-// keepClaim renews the claim while the provider works.
-func (e *Engine) keepClaim(ctx context.Context, c claim) {
+// keepClaim renews the claim while the provider works, through a change of its
+// generation too.
+func (e *Engine) keepClaim(ctx context.Context, session string) {
 	for e.pause(ctx, e.tempo.lease/4) {
 		_, err := e.db.ExecContext(ctx, `update sandboxes set held_until = now() + make_interval(secs => $3)
-			where session_id = $1 and generation = $2 and state = 'starting'`, c.session, c.generation, seconds(e.tempo.lease))
+			where session_id = $1 and holder = $2 and state = 'starting'`, session, e.cfg.Replica, seconds(e.tempo.lease))
 		if err != nil && ctx.Err() == nil {
-			e.log.Warn("a claim could not be renewed", "session", c.session, "err", err)
+			e.log.Warn("a claim could not be renewed", "session", session, "err", err)
 		}
 	}
 }
