@@ -277,7 +277,7 @@ func (r *repository) push(ctx context.Context) sandbox.BodyPush {
 	}
 	body.Head = head
 	ref := "refs/heads/" + r.branch
-	_, err = r.git(ctx, "push", "--quiet", "origin", head+":"+ref)
+	_, err = r.remote(ctx, "push", "--quiet", "origin", head+":"+ref)
 	var failed *gitError
 	if errors.As(err, &failed) && (strings.Contains(failed.stderr, "non-fast-forward") || strings.Contains(failed.stderr, "fetch first")) {
 		err = r.overwrite(ctx, head, ref)
@@ -289,15 +289,15 @@ func (r *repository) push(ctx context.Context) sandbox.BodyPush {
 }
 
 func (r *repository) overwrite(ctx context.Context, head, ref string) error {
-	out, err := r.line(ctx, "ls-remote", "origin", ref)
+	out, err := r.remote(ctx, "ls-remote", "origin", ref)
 	if err != nil {
 		return err
 	}
-	remote, _, _ := strings.Cut(out, "\t")
+	remote, _, _ := strings.Cut(strings.TrimSpace(out), "\t")
 	if !r.rewritten[remote] && !r.wasOurs(ctx, remote, ref) {
 		return errForeignPush
 	}
-	_, err = r.git(ctx, "push", "--quiet", "--force-with-lease="+ref+":"+remote, "origin", head+":"+ref)
+	_, err = r.remote(ctx, "push", "--quiet", "--force-with-lease="+ref+":"+remote, "origin", head+":"+ref)
 	return err
 }
 

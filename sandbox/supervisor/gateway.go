@@ -15,6 +15,7 @@ import (
 	"net/url"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"openinspect/sandbox"
@@ -47,6 +48,7 @@ func newGateway(control sandbox.Control, token, toolKey, addr string, log *slog.
 	}
 	g := &gateway{control: control, token: token, toolKey: toolKey, log: log, listener: l, ended: make(chan struct{})}
 	g.transport = control.Transport()
+	g.transport.DialContext = g.dial
 	g.doors = &httputil.ReverseProxy{
 		Rewrite: func(r *httputil.ProxyRequest) {
 			r.SetURL(control.URL)
@@ -55,6 +57,7 @@ func newGateway(control sandbox.Control, token, toolKey, addr string, log *slog.
 		Transport: g.transport, FlushInterval: -1, ErrorHandler: g.unreachable,
 	}
 	through := control.Transport()
+	through.DialContext = g.dial
 	through.Proxy = http.ProxyURL(control.URL)
 	g.egress = &httputil.ReverseProxy{
 		Rewrite:   g.sign,
@@ -149,20 +152,57 @@ func (g *gateway) connect(w http.ResponseWriter, r *http.Request) {
 	g.splice(w, up, fromUp)
 }
 
-func (g *gateway) dialControl(ctx context.Context) (net.Conn, error) {
+// A control plane that is being started again is waited for: nothing was said
+// to it yet, so nobody has to notice. What it was in the middle of is broken.
+const (
+	controlPatience = 45 * time.Second
+	controlPause    = 100 * time.Millisecond
+)
+
+// dial reaches the control plane's listener, if need be when it is back.
+func (g *gateway) dial(ctx context.Context, network, addr string) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, controlPatience)
+	defer cancel()
+	for {
+		conn, err := g.dialOnce(ctx, network, addr)
+		if err == nil || !errors.Is(err, syscall.ECONNREFUSED) && !errors.Is(err, syscall.ENOENT) {
+			return conn, err
+		}
+		select {
+		case <-g.ended:
+			return nil, err
+		case <-ctx.Done():
+			return nil, err
+		case <-time.After(controlPause):
+		}
+	}
+}
+
+func (g *gateway) dialOnce(ctx context.Context, network, addr string) (net.Conn, error) {
 	if g.control.Dial != nil {
-		return g.control.Dial(ctx, "", "")
-	}
-	host := g.control.URL.Host
-	if g.control.URL.Port() == "" {
-		host = net.JoinHostPort(g.control.URL.Hostname(), map[string]string{"http": "80", "https": "443"}[g.control.URL.Scheme])
-	}
-	if g.control.URL.Scheme == "https" {
-		d := tls.Dialer{Config: &tls.Config{ServerName: g.control.URL.Hostname(), NextProtos: []string{"http/1.1"}}}
-		return d.DialContext(ctx, "tcp", host)
+		return g.control.Dial(ctx, network, addr)
 	}
 	var d net.Dialer
-	return d.DialContext(ctx, "tcp", host)
+	return d.DialContext(ctx, network, addr)
+}
+
+// dialControl opens a connection that speaks HTTP/1.1 to the control plane.
+func (g *gateway) dialControl(ctx context.Context) (net.Conn, error) {
+	u := g.control.URL
+	port := u.Port()
+	if port == "" {
+		port = map[string]string{"http": "80", "https": "443"}[u.Scheme]
+	}
+	conn, err := g.dial(ctx, "tcp", net.JoinHostPort(u.Hostname(), port))
+	if err != nil || u.Scheme != "https" {
+		return conn, err
+	}
+	secured := tls.Client(conn, &tls.Config{ServerName: u.Hostname(), NextProtos: []string{"http/1.1"}})
+	if err := secured.HandshakeContext(ctx); err != nil {
+		conn.Close()
+		return nil, err
+	}
+	return secured, nil
 }
 
 // splice copies in both directions until both ends are done or the gateway ends.

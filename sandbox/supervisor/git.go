@@ -85,6 +85,44 @@ func (r *repository) gitWith(ctx context.Context, env []string, stdin string, ar
 	return out.String(), nil
 }
 
+// remote is git for a command that talks to the code host. It is tried again
+// when the way there broke, as it does when the control plane is started anew:
+// each of these commands may be repeated.
+func (r *repository) remote(ctx context.Context, args ...string) (string, error) {
+	for pause := time.Second; ; pause *= 2 {
+		out, err := r.git(ctx, args...)
+		if err == nil || pause > longestPause || !brokenOff(err) {
+			return out, err
+		}
+		select {
+		case <-ctx.Done():
+			return out, err
+		case <-time.After(pause):
+		}
+	}
+}
+
+// longestPause is the last pause between tries of a remote command: five tries
+// in fifteen seconds, besides the gateway's own patience at each.
+const longestPause = 8 * time.Second
+
+// brokenOff tells whether git lost its connection, as opposed to having been
+// refused. The words are git's own (2.39, remote-curl.c and fetch-pack.c) and
+// the gateway's.
+func brokenOff(err error) bool {
+	var failed *gitError
+	if !errors.As(err, &failed) {
+		return false
+	}
+	for _, words := range []string{"HTTP 502", "error: 502", "unexpected disconnect", "early EOF", "RPC failed",
+		"hung up unexpectedly", "Empty reply from server", "Connection reset", "Recv failure", "Send failure"} {
+		if strings.Contains(failed.stderr, words) {
+			return true
+		}
+	}
+	return false
+}
+
 func gitDeadline(command string) time.Duration {
 	switch command {
 	case "clone", "fetch", "push":
@@ -129,7 +167,7 @@ func (r *repository) clone(ctx context.Context, remote string) error {
 	if err := os.MkdirAll(r.dir, 0o755); err != nil {
 		return err
 	}
-	if _, err := r.git(ctx, "clone", "--quiet", "--no-checkout", remote, "."); err != nil {
+	if _, err := r.remote(ctx, "clone", "--quiet", "--no-checkout", remote, "."); err != nil {
 		return err
 	}
 	return nil
@@ -155,7 +193,7 @@ func (r *repository) begin(ctx context.Context, head string) error {
 // resume brings an existing checkout up to date: remote branches are fetched and
 // the session's branch moves forward to head, if it can without losing work.
 func (r *repository) resume(ctx context.Context, head string) error {
-	if _, err := r.git(ctx, "fetch", "--quiet", "--prune", "origin"); err != nil {
+	if _, err := r.remote(ctx, "fetch", "--quiet", "--prune", "origin"); err != nil {
 		return err
 	}
 	if !r.succeeds(ctx, "rev-parse", "--verify", "--quiet", "refs/heads/"+r.branch) {
