@@ -4,6 +4,7 @@ package sandbox
 // the control plane writes itself (see package sessions).
 const (
 	KindPhase     = "phase"     // BodyPhase
+	KindAccepted  = "accepted"  // BodyAccepted: OpenCode has taken the prompt
 	KindText      = "text"      // BodyText: a finished text part
 	KindReasoning = "reasoning" // BodyText: a finished reasoning part
 	KindTool      = "tool"      // BodyTool: once when it runs, once when it ended, same Part
@@ -33,6 +34,9 @@ type BodyPhase struct {
 	Millis int64  `json:"millis,omitempty"`
 	Log    string `json:"log,omitempty"` // the tail of what it printed, if it failed
 }
+
+// BodyAccepted has nothing to say: its time is what matters.
+type BodyAccepted struct{}
 
 // BodyText is a finished part of text or reasoning.
 type BodyText struct {

@@ -84,6 +84,7 @@ func (s *supervisor) converse(ctx context.Context, t *turn) error {
 	if err := s.ask(ctx, c, t.body(s.settings.provider(), model, asked)); err != nil {
 		return err
 	}
+	t.emit(sandbox.KindAccepted, sandbox.BodyAccepted{})
 	err = c.follow(ctx)
 	t.answer(c.script.reply())
 	if t.isSettled() {
