@@ -63,6 +63,9 @@ func prepareFolder(dir string, who account, log *slog.Logger) (string, error) {
 	if who.credential == nil {
 		return dir, nil
 	}
+	if err := os.Chmod(dir, 0o711); err != nil { // whatever the umask says
+		return "", fmt.Errorf("letting the database's account into its folder: %w", err)
+	}
 	real, err := filepath.EvalSymlinks(dir)
 	if err != nil {
 		return "", fmt.Errorf("finding the database's folder: %w", err)
