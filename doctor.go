@@ -15,6 +15,7 @@ import (
 
 	"github.com/jmoiron/sqlx"
 
+	"openinspect/bot"
 	"openinspect/internal/devpg"
 	"openinspect/internal/github"
 	"openinspect/sandbox"
@@ -72,10 +73,6 @@ func checkPrivateDatabase(ctx context.Context) (string, error) {
 	return "a private one can be started", cluster.Stop()
 }
 
-// botScopes are those of manifest.yaml that the bot cannot do without.
-var botScopes = []string{"app_mentions:read", "channels:history", "chat:write", "files:read", "groups:history",
-	"im:history", "reactions:write", "users:read"}
-
 func (c *Config) checkSlackBot(ctx context.Context) (string, error) {
 	var who struct {
 		Team   string `json:"team"`
@@ -91,7 +88,7 @@ func (c *Config) checkSlackBot(ctx context.Context) (string, error) {
 	}
 	if scopes := header.Get("X-OAuth-Scopes"); scopes != "" {
 		have := strings.Split(strings.ReplaceAll(scopes, " ", ""), ",")
-		missing := slices.DeleteFunc(slices.Clone(botScopes), func(s string) bool { return slices.Contains(have, s) })
+		missing := slices.DeleteFunc(slices.Clone(bot.Scopes), func(s string) bool { return slices.Contains(have, s) })
 		if len(missing) > 0 {
 			return "", fmt.Errorf("the bot token lacks the scopes %s: add them in the app's settings and install it again", strings.Join(missing, ", "))
 		}
@@ -141,7 +138,7 @@ func (c *Config) checkSlackSignIn(ctx context.Context) (string, error) {
 	if _, _, err := ask(req); err != nil {
 		return "", fmt.Errorf("SLACK_ISSUER: %w", err)
 	}
-	return "return address to enter in the app's settings: " + strings.TrimSuffix(c.PublicURL, "/") + "/auth/callback", nil
+	return "return address to enter in the app's settings: " + strings.TrimSuffix(c.PublicURL, "/") + "/signin/slack/callback", nil
 }
 
 func (c *Config) checkGitHub(ctx context.Context) (string, error) {

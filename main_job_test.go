@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"os"
+	"os/exec"
 	"strings"
 	"testing"
 	"time"
@@ -221,4 +223,26 @@ func (r *rig) fileAt(login, owner, repo, path, ref string) (string, error) {
 		return "", err
 	}
 	return file.GetContent()
+}
+
+func TestDoctorFindsNothingWrongWithAPracticeAndNamesAWrongToken(t *testing.T) {
+	r := startRig(t, nil)
+	env := r.practice.childEnv(os.Getenv("OPENCODE_PATH"))
+	doctor := func(env []string) (string, error) {
+		cmd := exec.Command(r.practice.binary, "doctor")
+		cmd.Env = env
+		out, err := cmd.CombinedOutput()
+		return string(out), err
+	}
+	if out, err := doctor(env); err != nil || strings.Contains(out, "✗") {
+		t.Errorf("doctor on a healthy configuration: %v\n%s", err, out)
+	}
+	for i, v := range env {
+		if strings.HasPrefix(v, "SLACK_APP_TOKEN=") {
+			env[i] = "SLACK_APP_TOKEN=xapp-wrong"
+		}
+	}
+	if out, err := doctor(env); err == nil || !strings.Contains(out, "✗ Slack socket") || strings.Count(out, "✗") != 1 {
+		t.Errorf("doctor with a wrong app token: %v\n%s", err, out)
+	}
 }
