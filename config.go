@@ -67,6 +67,7 @@ type Config struct {
 	EgressAllow      []string      `env:"EGRESS_ALLOW" desc:"hosts that sandboxes may reach besides this machine's package registries: host, .suffix or host:port, comma-separated"`
 	Instructions     string        `env:"AGENT_INSTRUCTIONS" desc:"added to the agent's instructions in every session"`
 	PromptTimeout    time.Duration `env:"PROMPT_TIMEOUT" envDefault:"2h" desc:"the longest a prompt may run"`
+	ModelSilence     time.Duration `env:"MODEL_SILENCE" envDefault:"4m" desc:"how long the model may show no sign of life before the prompt ends"`
 	SetupTimeout     time.Duration `env:"SETUP_TIMEOUT" envDefault:"10m" desc:"the longest a repository's setup or start script may run"`
 	BootTimeout      time.Duration `env:"BOOT_TIMEOUT" envDefault:"15m" desc:"the longest a sandbox may take to become ready"`
 	ParkAfter        time.Duration `env:"PARK_AFTER" envDefault:"10m" desc:"how long a sandbox may be idle before it is parked"`

@@ -148,7 +148,7 @@ func (c *control) buildEngine(ctx context.Context, key *seal.Key, route modelRou
 		}),
 		Model: route.Model, SmallModel: route.Small, Protocol: route.Protocol,
 		BotName: botName, BotEmail: botEmail, Instructions: cfg.Instructions, BotPullRequests: cfg.BotPullRequests,
-		PromptTimeout: cfg.PromptTimeout, SetupTimeout: cfg.SetupTimeout, BootTimeout: cfg.BootTimeout,
+		PromptTimeout: cfg.PromptTimeout, SetupTimeout: cfg.SetupTimeout, ModelSilence: cfg.ModelSilence, BootTimeout: cfg.BootTimeout,
 		ParkAfter: cfg.ParkAfter, MaxQueue: cfg.MaxQueue, MaxSandboxes: cfg.MaxSandboxes,
 		SessionBudgetUSD: cfg.SessionBudget, PersonDayBudgetUSD: cfg.PersonDayBudget, DayBudgetUSD: cfg.DayBudget,
 	})

@@ -120,6 +120,7 @@ type Welcome struct {
 	// Deadlines of the supervisor's own waits.
 	PromptTimeout time.Duration `json:"prompt_timeout"`
 	SetupTimeout  time.Duration `json:"setup_timeout"`
+	ModelSilence  time.Duration `json:"model_silence"` // the model may show no sign of life for so long
 	AckedThrough  int64         `json:"acked_through"` // highest n of this boot that is stored
 }
 

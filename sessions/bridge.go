@@ -266,7 +266,7 @@ func (a *actor) welcome(s Session) sandbox.Welcome {
 		Session: s.ID, PageURL: a.e.pageURL(s.ID), Repository: s.Repository, RemoteURL: c.Forge.RemoteURL(s.Repository),
 		BaseBranch: s.BaseBranch, Branch: s.Branch(), Head: s.Head, BotName: c.BotName, BotEmail: c.BotEmail,
 		Model: model, SmallModel: c.SmallModel, Protocol: c.Protocol, Instructions: c.Instructions,
-		PromptTimeout: c.PromptTimeout, SetupTimeout: c.SetupTimeout, AckedThrough: a.acked,
+		PromptTimeout: c.PromptTimeout, SetupTimeout: c.SetupTimeout, ModelSilence: c.ModelSilence, AckedThrough: a.acked,
 	}
 }
 

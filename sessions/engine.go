@@ -36,6 +36,7 @@ type Config struct {
 
 	PromptTimeout time.Duration // a prompt may run so long; default 2 h
 	SetupTimeout  time.Duration // a repository hook may run so long; default 10 min
+	ModelSilence  time.Duration // the model may show no sign of life for so long; default 4 min
 	BootTimeout   time.Duration // from start to ready; default 15 min
 	ParkAfter     time.Duration // idle time before a sandbox is parked; default 10 min
 	MaxQueue      int           // open prompts of a session; default 50
@@ -48,7 +49,7 @@ type Config struct {
 // withDefaults fills in the limits that are zero.
 func (c Config) withDefaults() Config {
 	durations := map[*time.Duration]time.Duration{
-		&c.PromptTimeout: 2 * time.Hour, &c.SetupTimeout: 10 * time.Minute,
+		&c.PromptTimeout: 2 * time.Hour, &c.SetupTimeout: 10 * time.Minute, &c.ModelSilence: 4 * time.Minute,
 		&c.BootTimeout: 15 * time.Minute, &c.ParkAfter: 10 * time.Minute,
 	}
 	for field, value := range durations {

@@ -19,7 +19,7 @@
 //   - I7: the box's token is in the supervisor's memory alone. The gateway adds it;
 //     children do not inherit it; /proc does not show it to them.
 //   - I9: every wait has a deadline. Silence within a running tool is work; silence
-//     of the model is failure after Config.ModelSilence.
+//     of the model is failure after Welcome.ModelSilence.
 //   - I11: what changed during a turn is committed under its author before the next
 //     turn begins, and commits of another author made during it are rewritten.
 //   - I12: what a turn started is ended within seconds of its end. The supervisor is a

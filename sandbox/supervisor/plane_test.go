@@ -41,7 +41,7 @@ func TestMain(m *testing.M) {
 // boxConfig travels to the supervisor's process as JSON.
 type boxConfig struct {
 	Control, Token, Home, Workspace, OpenCode string
-	ModelSilence, Patience                    time.Duration
+	Patience                                  time.Duration
 }
 
 func superviseForTest(raw string) int {
@@ -54,8 +54,8 @@ func superviseForTest(raw string) int {
 	err := Run(context.Background(), Config{
 		Control: c.Control, Token: c.Token, Home: c.Home, Workspace: c.Workspace,
 		OpenCode: c.OpenCode, Gateway: "127.0.0.1:0",
-		ModelSilence: c.ModelSilence, Patience: c.Patience,
-		Log: slog.New(slog.NewTextHandler(os.Stderr, nil)),
+		Patience: c.Patience,
+		Log:      slog.New(slog.NewTextHandler(os.Stderr, nil)),
 	})
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)

@@ -78,7 +78,7 @@ func (s *supervisor) converse(ctx context.Context, t *turn) error {
 	asked := newID("msg_")
 	c := &conversation{
 		turn: t, agent: agent, session: session, asked: asked, events: sub.events, opened: sub.opened,
-		limits: limits{total: s.welcome.PromptTimeout, silence: s.cfg.ModelSilence},
+		limits: limits{total: s.welcome.PromptTimeout, silence: s.welcome.ModelSilence},
 		script: newTranscript(session, asked, s.repo.dir, t.emit, t.delta),
 	}
 	if err := s.ask(ctx, c, t.body(s.settings.provider(), model, asked)); err != nil {

@@ -204,8 +204,8 @@ func TestAPromptFailsWithANamedReasonWhenTheAgentDiesAndTheNextOneWorks(t *testi
 func TestAModelThatDoesNotWorkFailsThePromptWithItsReason(t *testing.T) {
 	t.Parallel()
 	p := newPlane(t, "match hello\nstep\nsay\n\tHello.\n")
+	p.welcome.ModelSilence = 5 * time.Second
 	b := p.newBox()
-	b.config.ModelSilence = 5 * time.Second
 	b.start()
 	for i, c := range []struct {
 		fault model.FaultKind

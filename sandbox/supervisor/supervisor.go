@@ -35,8 +35,6 @@ type Config struct {
 
 	// Patience is how long to go on without a control plane; 0 is 15 minutes.
 	Patience time.Duration
-	// ModelSilence is how long the model may show no sign of life; 0 is 4 minutes.
-	ModelSilence time.Duration
 }
 
 func (c Config) withDefaults() Config {
@@ -56,9 +54,6 @@ func (c Config) withDefaults() Config {
 	if c.Patience == 0 {
 		c.Patience = 15 * time.Minute
 	}
-	if c.ModelSilence == 0 {
-		c.ModelSilence = 4 * time.Minute
-	}
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
@@ -69,6 +64,7 @@ func (c Config) withDefaults() Config {
 const (
 	defaultPromptTimeout = time.Hour
 	defaultSetupTimeout  = 10 * time.Minute
+	defaultModelSilence  = 4 * time.Minute
 )
 
 // errParked ends Run's group when the control plane asked for it.
@@ -263,6 +259,9 @@ func (o orders) Welcome(w sandbox.Welcome) {
 	}
 	if w.SetupTimeout <= 0 {
 		w.SetupTimeout = defaultSetupTimeout
+	}
+	if w.ModelSilence <= 0 {
+		w.ModelSilence = defaultModelSilence
 	}
 	if w.SmallModel == "" {
 		w.SmallModel = w.Model
