@@ -158,7 +158,7 @@ func TestOpenCodeKilledWhileAPromptRunsIsToldAndTheNextPromptWorks(t *testing.T)
 	r := faultRig(t)
 	thread := r.runningPrompt()
 	r.kill(r.boxProcess(thread, "opencode serve"))
-	r.endsFailed(thread, "OpenCode", 30*time.Second)
+	r.endsFailed(thread, "The agent's program ended unexpectedly", 30*time.Second)
 	r.stillWorks(thread, 1)
 }
 

@@ -267,11 +267,14 @@ func (r *rig) thread(channel, ts string) []slackMessage {
 	return all.Messages
 }
 
-// waitMessage waits for a message of the bot in a thread that shows all of the texts.
+// waitMessage waits for a message of the bot in a thread that shows all of the
+// texts. It looks when something changed, as Slack's own client does, and so
+// stays within what Slack lets a person read.
 func (r *rig) waitMessage(channel, ts string, within time.Duration, texts ...string) slackMessage {
 	r.Helper()
-	var found slackMessage
-	r.eventually(fmt.Sprintf("a message that shows %q", texts), within, func() error {
+	deadline := time.After(within)
+	for {
+		changed := r.practice.slack.Changed()
 		messages := r.thread(channel, ts)
 		for _, m := range messages {
 			all := m.BotID != ""
@@ -279,13 +282,15 @@ func (r *rig) waitMessage(channel, ts string, within time.Duration, texts ...str
 				all = all && strings.Contains(m.shows(), text)
 			}
 			if all {
-				found = m
-				return nil
+				return m
 			}
 		}
-		return fmt.Errorf("the thread is:\n%s", threadText(messages))
-	})
-	return found
+		select {
+		case <-changed:
+		case <-deadline:
+			r.Fatalf("no message shows %q within %v; the thread is:\n%s", texts, within, threadText(messages))
+		}
+	}
 }
 
 func threadText(messages []slackMessage) string {
