@@ -122,7 +122,7 @@ func (c *Config) askSlack(ctx context.Context, method, token string, into any) (
 		return nil, fmt.Errorf("%s did not answer as Slack does: %w", c.SlackAPIURL, err)
 	}
 	if !answer.OK {
-		return nil, fmt.Errorf("Slack says %s", answer.Error)
+		return nil, fmt.Errorf("the answer of Slack is %s", answer.Error)
 	}
 	if into == nil {
 		return header, nil
