@@ -150,7 +150,7 @@ func (e *Engine) adopt(ctx context.Context, token string, l *sandbox.Link) (*act
 	hello := l.Hello()
 	scrub := e.scrub.with(token)
 	a := &actor{e: e, link: l, boot: hello.Boot, scrub: scrub, parts: newParts(scrub),
-		arrived: make(chan sandbox.Message, 512), wake: make(chan struct{}, 1), noted: make(chan struct{}, 1)}
+		arrived: make(chan sandbox.Message, 64), wake: make(chan struct{}, 1), noted: make(chan struct{}, 1)}
 	a.unsettled = map[string]time.Time{}
 	known := map[string]bool{}
 	for _, p := range hello.Prompts {

@@ -8,6 +8,7 @@ import (
 	"iter"
 	"maps"
 	"net/http"
+	"path/filepath"
 	"sync"
 	"time"
 
@@ -160,7 +161,7 @@ type Box struct {
 }
 
 func newBox(p *Provider, id string, s sandbox.Spec) (*Box, error) {
-	b := &Box{id: id, spec: s, born: time.Now(), provider: p, dir: p.world.T.TempDir()}
+	b := &Box{id: id, spec: s, born: time.Now(), provider: p, dir: filepath.Join(p.world.dir, id)}
 	return b, b.startSupervisor()
 }
 

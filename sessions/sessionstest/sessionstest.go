@@ -34,6 +34,7 @@ type World struct {
 	Provider *Provider
 	Log      *slog.Logger
 
+	dir      string // of the boxes
 	mu       sync.Mutex
 	cuts     map[int]context.CancelFunc // of the bridges that are connected
 	bridged  int
@@ -46,7 +47,8 @@ type World struct {
 // New makes a world with the repositories acme/greeter and acme/billing.
 func New(t testing.TB) *World {
 	t.Helper()
-	w := &World{T: t, URL: pgtest.NewURL(t), cuts: map[int]context.CancelFunc{}, Forge: NewForge("acme/greeter", "acme/billing"),
+	dir := t.TempDir() // first, so that it is removed last
+	w := &World{T: t, URL: pgtest.NewURL(t), dir: dir, cuts: map[int]context.CancelFunc{}, Forge: NewForge("acme/greeter", "acme/billing"),
 		Log: slog.New(slog.NewTextHandler(t.Output(), nil))}
 	w.DB = pgtest.Open(t, w.URL)
 	w.server = httptest.NewServer(http.HandlerFunc(w.bridge))
