@@ -78,17 +78,17 @@ func (e *Engine) Accept(ctx context.Context, r Request) (Accepted, error) {
 
 // checkRequest refuses what no session could take.
 func (e *Engine) checkRequest(r Request) error {
-	size := 0
+	size, characters := 0, utf8.RuneCountInString(r.Text)
 	for _, a := range r.Attachments {
 		size += len(a.Data)
 	}
 	switch {
 	case r.Text == "" && len(r.Attachments) == 0:
 		return &Problem{Code: "empty", Text: "There is nothing to do in that message: say what you would like to have done."}
-	case len(r.Text) > e.cfg.MaxPrompt:
+	case characters > e.cfg.MaxPrompt:
 		return &Problem{Code: "too_long", Text: fmt.Sprintf(
 			"That request has %d characters; at most %d are taken. Shorten it, or put the long part into a file of the repository.",
-			utf8.RuneCountInString(r.Text), e.cfg.MaxPrompt)}
+			characters, e.cfg.MaxPrompt)}
 	case size > maxAttachments:
 		return &Problem{Code: "too_large", Text: fmt.Sprintf("The attached files have %d MB; at most %d MB are taken.",
 			size>>20, maxAttachments>>20)}

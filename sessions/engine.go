@@ -40,7 +40,7 @@ type Config struct {
 	BootTimeout   time.Duration // from start to ready; default 15 min
 	ParkAfter     time.Duration // idle time before a sandbox is parked; default 10 min
 	MaxQueue      int           // open prompts of a session; default 50
-	MaxPrompt     int           // bytes of a prompt; default 100,000
+	MaxPrompt     int           // characters of a prompt, whatever the script; default 100,000
 	MaxSandboxes  int           // live at once; default 20
 
 	SessionBudgetUSD, PersonDayBudgetUSD, DayBudgetUSD float64 // 0: no limit
