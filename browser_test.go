@@ -95,7 +95,7 @@ func testid(name string) chromedp.CSS {
 func TestAPersonDoesTheMainJobInABrowser(t *testing.T) {
 	r := startRig(t, func(p *practice) { p.pace = 5 * time.Millisecond })
 	channel, alice, bob := r.channel("greeter"), r.user("alice"), r.user("bob")
-	slack := openTab(t, 1360, 860, r.info.Slack.WorkspaceURL+"?channel="+channel+"&as="+alice.ID)
+	slack := openTab(t, 1360, 1180, r.info.Slack.WorkspaceURL+"?channel="+channel+"&as="+alice.ID)
 	slack.do(chromedp.WaitVisible(chromedp.CSS("body[data-ready=true]")),
 		chromedp.SendKeys(testid("composer"), "@inspect fix the failing test in acme/greeter\n"))
 	var thread string
