@@ -38,12 +38,19 @@ say
 `,
 }
 
+// in is the same practice for a part of the test.
+func (r *rig) in(t testing.TB) *rig {
+	part := *r
+	part.TB = t
+	return &part
+}
+
 // faultRig is a practice for a fault test, its sandboxes with short deadlines.
 func faultRig(t *testing.T) *rig {
 	t.Helper()
 	return startRig(t, func(p *practice) {
 		p.scripts = faultScripts.write(t)
-		p.extraEnv = append(p.extraEnv, "SETUP_TIMEOUT=5s")
+		p.extraEnv = append(p.extraEnv, "SETUP_TIMEOUT=5s", "MODEL_SILENCE=10s")
 	})
 }
 
@@ -154,125 +161,99 @@ func (r *rig) kill(pid int) {
 	}
 }
 
-func TestOpenCodeKilledWhileAPromptRunsIsToldAndTheNextPromptWorks(t *testing.T) {
+func TestABrokenSandboxIsToldAndTheNextPromptWorks(t *testing.T) {
 	r := faultRig(t)
-	thread := r.runningPrompt()
-	r.kill(r.boxProcess(thread, "opencode serve"))
-	r.endsFailed(thread, "The agent's program ended unexpectedly", 30*time.Second)
-	r.stillWorks(thread, 1)
+	for _, c := range []struct{ name, kill, reason string }{
+		{"OpenCode is killed", "opencode serve", "The agent's program ended unexpectedly"},
+		{"the supervisor is killed", "openinspect supervise", "sandbox"},
+		{"the sandbox is gone", "", "sandbox"}, // its keeper ends, and all with it
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			r := r.in(t)
+			thread := r.runningPrompt()
+			r.kill(r.boxProcess(thread, c.kill))
+			r.endsFailed(thread, c.reason, time.Minute)
+			r.stillWorks(thread, 1)
+		})
+	}
 }
 
-func TestASupervisorKilledWhileAPromptRunsIsToldAndTheNextPromptWorks(t *testing.T) {
+func TestAModelThatDoesNotWorkEndsThePromptWithItsReason(t *testing.T) {
 	r := faultRig(t)
-	thread := r.runningPrompt()
-	r.kill(r.boxProcess(thread, "openinspect supervise"))
-	r.endsFailed(thread, "sandbox", time.Minute)
-	r.stillWorks(thread, 1)
+	for _, c := range []struct {
+		kind   practicemodel.FaultKind
+		while  string // what the card says before the end
+		reason string
+	}{
+		{practicemodel.Unauthorized, "", "key"},
+		{practicemodel.Unavailable, "try", "model"},
+		{practicemodel.Hang, "", "model"},
+	} {
+		t.Run(string(c.kind), func(t *testing.T) {
+			r := r.in(t)
+			r.practice.model.Inject(practicemodel.Fault{Kind: c.kind, Match: "say hello"})
+			thread := r.say("alice", r.channel("greeter"), "", "@inspect say hello in acme/greeter")
+			if c.while != "" {
+				r.waitMessage(r.channel("greeter"), thread, time.Minute, c.while)
+			}
+			r.endsFailed(thread, c.reason, 2*time.Minute)
+			r.practice.model.Clear()
+			r.stillWorks(thread, 1)
+		})
+	}
 }
 
-func TestASandboxThatIsGoneIsToldAndTheNextPromptGetsANewOne(t *testing.T) {
+func TestASetupScriptThatDoesNotWorkIsTold(t *testing.T) {
 	r := faultRig(t)
-	thread := r.runningPrompt()
-	r.kill(r.boxProcess(thread, ""))
-	r.endsFailed(thread, "sandbox", time.Minute)
-	r.stillWorks(thread, 1)
-}
-
-func TestAModelThatRefusesTheKeyIsTold(t *testing.T) {
-	r := faultRig(t)
-	r.practice.model.Inject(practicemodel.Fault{Kind: practicemodel.Unauthorized, Match: "say hello"})
-	thread := r.say("alice", r.channel("greeter"), "", "@inspect say hello in acme/greeter")
-	r.endsFailed(thread, "key", time.Minute)
-	r.practice.model.Clear()
-	r.stillWorks(thread, 1)
-}
-
-func TestAModelThatIsUnavailableForEverEndsThePromptWithItsReason(t *testing.T) {
-	r := faultRig(t)
-	r.practice.model.Inject(practicemodel.Fault{Kind: practicemodel.Unavailable, Match: "say hello"})
-	thread := r.say("alice", r.channel("greeter"), "", "@inspect say hello in acme/greeter")
-	r.waitMessage(r.channel("greeter"), thread, time.Minute, "try")
-	r.endsFailed(thread, "model", 2*time.Minute)
-	r.practice.model.Clear()
-	r.stillWorks(thread, 1)
-}
-
-func TestASetupScriptThatFailsIsToldWithItsLastLines(t *testing.T) {
-	r := faultRig(t)
-	r.commitFile("website", ".openinspect/setup.sh", "#!/bin/sh\necho installing the impossible\nexit 7\n")
-	thread := r.say("alice", r.channel("greeter"), "", "@inspect say hello in acme/website")
-	r.endsFailed(thread, "setup.sh", time.Minute)
-	r.waitMessage(r.channel("greeter"), thread, 10*time.Second, "installing the impossible")
-}
-
-func TestASetupScriptThatHangsIsEndedAndTold(t *testing.T) {
-	r := faultRig(t)
-	r.commitFile("website", ".openinspect/setup.sh", "#!/bin/sh\necho waiting for nothing\nsleep 1000\n")
-	thread := r.say("alice", r.channel("greeter"), "", "@inspect say hello in acme/website")
-	r.endsFailed(thread, "setup.sh", time.Minute)
+	for _, c := range []struct{ name, script, reason, shows string }{
+		{"it fails", "echo installing the impossible\nexit 7\n", "exit status 7", "installing the impossible"},
+		{"it hangs", "echo waiting for nothing\nsleep 1000\n", "did not end within 5s", "waiting for nothing"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			r := r.in(t)
+			r.commitFile("website", ".openinspect/setup.sh", "#!/bin/sh\n"+c.script)
+			thread := r.say("alice", r.channel("greeter"), "", "@inspect say hello in acme/website")
+			r.endsFailed(thread, c.reason, time.Minute)
+			r.waitMessage(r.channel("greeter"), thread, 10*time.Second, "setup.sh", c.shows)
+		})
+	}
 }
 
 func TestSlackRefusingAndFailingIsNotSeenInTheThread(t *testing.T) {
 	r := faultRig(t)
+	channel := r.channel("greeter")
 	s := r.practice.slack
-	s.FailNext("chat.postMessage", 1, practiceslack.Fault{Status: 429, RetryAfter: 1})
-	s.FailNext("chat.postMessage", 1, practiceslack.Fault{Status: 500, AfterEffect: true})
-	s.FailNext("chat.postMessage", 1, practiceslack.Fault{Drop: true, AfterEffect: true})
-	s.FailNext("chat.update", 2, practiceslack.Fault{Status: 500})
-	s.FailNext("chat.update", 1, practiceslack.Fault{Status: 429, RetryAfter: 1})
-	channel := r.channel("greeter")
-	thread := r.say("alice", channel, "", "@inspect say hello in acme/greeter")
-	prompts := r.waitSettled(thread, 1, time.Minute)
-	r.waitMessage(channel, thread, time.Minute, "Hello from the sandbox.")
-	r.checkThread(channel, thread, prompts)
-}
-
-func TestSocketModeCutWhilePeopleWriteLosesNothing(t *testing.T) {
-	r := faultRig(t)
-	channel := r.channel("greeter")
-	thread := r.say("alice", channel, "", "@inspect say hello in acme/greeter")
-	r.waitSettled(thread, 1, time.Minute)
-	for i := range 3 {
-		r.practice.slack.DropSockets()
-		r.say("bob", channel, thread, fmt.Sprintf("say hello again, %d", i))
-	}
-	prompts := r.waitSettled(thread, 4, 2*time.Minute)
-	r.checkThread(channel, thread, prompts)
-	r.checkLog(prompts[0].Session)
-}
-
-func TestTheSameEventOnBothConnectionsFourTimesIsOnePrompt(t *testing.T) {
-	r := faultRig(t)
-	r.practice.slack.RepeatEvents(2, 4)
-	channel := r.channel("greeter")
-	thread := r.say("alice", channel, "", "@inspect say hello in acme/greeter")
-	prompts := r.waitSettled(thread, 1, time.Minute)
-	r.checkThread(channel, thread, prompts)
-}
-
-func TestStopInTheThreadEndsTheCommandAndTheQueueGoesOn(t *testing.T) {
-	r := faultRig(t)
-	channel := r.channel("greeter")
-	thread := r.runningPrompt()
-	sleeping := r.boxProcess(thread, "sleep 1")
-	_ = sleeping // a new one starts each second: the shell around it is what has to end
-	shell := r.boxProcess(thread, "seq 1 600")
-	r.say("carol", channel, thread, "say hello")
-	r.say("bob", channel, thread, "stop")
-	r.eventually("the command's processes end", 5*time.Second, func() error {
-		if err := syscall.Kill(shell, 0); err == nil {
-			return fmt.Errorf("process %d lives", shell)
-		}
-		return nil
+	t.Run("429, 500 and cut answers", func(t *testing.T) {
+		r := r.in(t)
+		s.FailNext("chat.postMessage", 1, practiceslack.Fault{Status: 429, RetryAfter: 1})
+		s.FailNext("chat.postMessage", 1, practiceslack.Fault{Status: 500, AfterEffect: true})
+		s.FailNext("chat.postMessage", 1, practiceslack.Fault{Drop: true, AfterEffect: true})
+		s.FailNext("chat.update", 2, practiceslack.Fault{Status: 500})
+		s.FailNext("chat.update", 1, practiceslack.Fault{Status: 429, RetryAfter: 1})
+		thread := r.say("alice", channel, "", "@inspect say hello in acme/greeter")
+		prompts := r.waitSettled(thread, 1, time.Minute)
+		r.waitMessage(channel, thread, time.Minute, "Hello from the sandbox.")
+		r.checkThread(channel, thread, prompts)
 	})
-	prompts := r.waitSettled(thread, 2, time.Minute)
-	if prompts[0].State != "stopped" || prompts[1].State != "completed" {
-		t.Errorf("the prompts ended as %s and %s", prompts[0].State, prompts[1].State)
-	}
-	if !strings.Contains(prompts[0].Reason, "Bob") {
-		t.Errorf("the reason does not say who stopped it: %q", prompts[0].Reason)
-	}
-	r.checkThread(channel, thread, prompts)
+	t.Run("Socket Mode is cut while people write", func(t *testing.T) {
+		r := r.in(t)
+		thread := r.say("alice", channel, "", "@inspect say hello in acme/greeter")
+		r.waitSettled(thread, 1, time.Minute)
+		for i := range 3 {
+			s.DropSockets()
+			r.say("bob", channel, thread, fmt.Sprintf("say hello again, %d", i))
+		}
+		prompts := r.waitSettled(thread, 4, 2*time.Minute)
+		r.checkThread(channel, thread, prompts)
+		r.checkLog(prompts[0].Session)
+	})
+	t.Run("the same event four times and on both connections", func(t *testing.T) {
+		r := r.in(t)
+		s.RepeatEvents(2, 4) // a mention is two events
+		thread := r.say("alice", channel, "", "@inspect say hello in acme/greeter")
+		prompts := r.waitSettled(thread, 1, time.Minute)
+		r.checkThread(channel, thread, prompts)
+	})
 }
 
 // commitFile puts a file into a repository's default branch, as Alice.

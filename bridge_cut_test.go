@@ -1,0 +1,179 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+// bridgeCutter stands between sandboxes and the machine listener, and cuts the
+// bridges that go through it, and nothing else.
+type bridgeCutter struct {
+	listener net.Listener
+	upstream string
+	work     sync.WaitGroup
+
+	mu      sync.Mutex
+	bridges map[net.Conn]bool
+	dialled int
+}
+
+// cutBridges puts itself in the machine listener's place. Sandboxes that are
+// started later connect through it.
+func (r *rig) cutBridges() *bridgeCutter {
+	r.Helper()
+	socket := filepath.Join(r.practice.dir, "machine", "machine.sock")
+	c := &bridgeCutter{upstream: socket + ".behind", bridges: map[net.Conn]bool{}}
+	if err := os.Rename(socket, c.upstream); err != nil {
+		r.Fatal(err)
+	}
+	var err error
+	if c.listener, err = net.Listen("unix", socket); err != nil {
+		r.Fatal(err)
+	}
+	if err := os.Chmod(socket, 0o666); err != nil { // sandboxes run as other users
+		r.Fatal(err)
+	}
+	c.work.Go(c.serve)
+	r.Cleanup(func() {
+		c.listener.Close()
+		c.cut()
+	})
+	return c
+}
+
+func (c *bridgeCutter) serve() {
+	for {
+		conn, err := c.listener.Accept()
+		if err != nil {
+			return
+		}
+		c.work.Go(func() { c.pass(conn) })
+	}
+}
+
+// pass carries one connection. A bridge is known by its first bytes.
+func (c *bridgeCutter) pass(down net.Conn) {
+	defer down.Close()
+	up, err := net.Dial("unix", c.upstream)
+	if err != nil {
+		return
+	}
+	defer up.Close()
+	first := make([]byte, 4096)
+	n, err := down.Read(first)
+	if err != nil {
+		return
+	}
+	if bytes.HasPrefix(first, []byte("GET /bridge")) {
+		c.note(down, true)
+		defer c.note(down, false)
+	}
+	if _, err := up.Write(first[:n]); err != nil {
+		return
+	}
+	c.work.Go(func() {
+		_, _ = io.Copy(up, down) // how it ends is the ends' affair
+		up.Close()
+	})
+	_, _ = io.Copy(down, up)
+}
+
+func (c *bridgeCutter) note(conn net.Conn, open bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if open {
+		c.bridges[conn] = true
+		c.dialled++
+	} else {
+		delete(c.bridges, conn)
+	}
+}
+
+// cut ends the bridges that are open and says how many they were.
+func (c *bridgeCutter) cut() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for conn := range c.bridges {
+		conn.Close()
+	}
+	return len(c.bridges)
+}
+
+// dials is how many bridges were opened so far.
+func (c *bridgeCutter) dials() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.dialled
+}
+
+func TestABridgeThatIsCutAgainAndAgainIsNotNoticed(t *testing.T) {
+	const steps = 12
+	var script strings.Builder
+	script.WriteString("match count slowly\n")
+	for i := range steps {
+		fmt.Fprintf(&script, "step\nsay\n\tI count to %d.\ncall bash\n\tdescription: Count\n\tcommand: sleep 0.3; echo counted %d\n", i, i)
+	}
+	script.WriteString("step\nsay\n\tI have counted.\n")
+	r := startRig(t, func(p *practice) { p.scripts = scriptFS{"count.txt": script.String()}.write(t) })
+	cutter := r.cutBridges()
+	channel := r.channel("greeter")
+	thread := r.say("alice", channel, "", "@inspect count slowly in acme/greeter")
+	r.eventually("five cuts while it runs", time.Minute, func() error {
+		prompts := r.promptsOf(thread)
+		if len(prompts) == 1 && prompts[0].State == "completed" {
+			return nil
+		}
+		cuts := cutter.dials()
+		if len(prompts) == 1 && prompts[0].State == "running" && cuts < 6 && cutter.cut() > 0 {
+			r.eventually("the bridge is opened again", 10*time.Second, func() error {
+				if cutter.dials() == cuts {
+					return errors.New("it is not")
+				}
+				return nil
+			})
+		}
+		return fmt.Errorf("%d bridges so far, prompts %+v", cuts, prompts)
+	})
+	if n := cutter.dials(); n < 6 {
+		t.Errorf("the bridge was opened %d times: it was not cut while the prompt ran", n)
+	}
+	prompts := r.waitSettled(thread, 1, 10*time.Second)
+	r.waitMessage(channel, thread, 10*time.Second, "I have counted.")
+	r.checkThread(channel, thread, prompts)
+	r.checkLog(prompts[0].Session)
+	r.checkCounted(prompts[0].Session, steps)
+}
+
+// checkCounted checks that each step is in the log once and in its place.
+func (r *rig) checkCounted(session string, steps int) {
+	r.Helper()
+	var said, want []string
+	err := r.db.Select(&said, `select body->>'text' from events where session_id = $1 and kind = 'text'
+		and body->>'text' like 'I count%' order by seq`, session)
+	if err != nil {
+		r.Fatal(err)
+	}
+	for i := range steps {
+		want = append(want, fmt.Sprintf("I count to %d.", i))
+	}
+	if strings.Join(said, " ") != strings.Join(want, " ") {
+		r.Errorf("the log says %q", said)
+	}
+	var ended int
+	err = r.db.Get(&ended, `select count(*) from events where session_id = $1 and kind = 'tool' and body->>'state' = 'completed'`, session)
+	if err != nil {
+		r.Fatal(err)
+	}
+	if ended != steps {
+		r.Errorf("%d commands ended in the log, want %d", ended, steps)
+	}
+}
