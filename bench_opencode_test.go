@@ -20,7 +20,7 @@ func startOpenCode(b testing.TB, r *rig) lone {
 		b.Fatal(err)
 	}
 	home, work := b.TempDir(), filepath.Join(b.TempDir(), "greeter")
-	if out, err := exec.Command("git", "clone", "-q", r.info.GitHub.GitURL+"acme/greeter.git", work).CombinedOutput(); err != nil {
+	if out, err := exec.Command("git", "clone", "-q", r.remoteAs("alice", "greeter"), work).CombinedOutput(); err != nil {
 		b.Fatalf("cloning: %v\n%s", err, out)
 	}
 	config, err := json.Marshal(map[string]any{

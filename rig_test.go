@@ -370,6 +370,18 @@ func (s scriptFS) write(t testing.TB) fs.FS {
 	return os.DirFS(dir)
 }
 
+// remoteAs is the address of one of acme's repositories, with a person's credential in it.
+func (r *rig) remoteAs(login, repo string) string {
+	r.Helper()
+	i := slices.IndexFunc(r.info.GitHub.Users, func(u practiceGitHubUser) bool { return u.Login == login })
+	remote, err := url.Parse(r.info.GitHub.GitURL + "acme/" + repo + ".git")
+	if i < 0 || err != nil {
+		r.Fatalf("there is no way for %s to %s: %v", login, repo, err)
+	}
+	remote.User = url.UserPassword(login, r.info.GitHub.Users[i].Token)
+	return remote.String()
+}
+
 // pushFile commits an executable file to a remote's default branch.
 func (r *rig) pushFile(remote, path, text string) {
 	r.Helper()
