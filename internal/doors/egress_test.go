@@ -71,7 +71,7 @@ func (n *internet) dials() []string {
 // proxied returns a client that reaches everything through an egress proxy.
 func proxied(t *testing.T, n *internet, change func(*EgressConfig)) (*http.Client, string) {
 	t.Helper()
-	allow := AllowList{"registry.example.com", ".mirror.example.com", "odd.example.com:8443", "evil.example.com", "rebinding.example.com",
+	allow := AllowList{"packages.example.com", ".mirror.example.com", "odd.example.com:8443", "evil.example.com", "rebinding.example.com",
 		"two.example.com", "nowhere.example.com", "127.0.0.1", "10.0.0.7", "[::1]", publicAddr, "[::ffff:93.184.215.14]", "", "not a host"}
 	c := EgressConfig{Allow: allow, Log: quiet, Resolver: n, Dial: n.dial}
 	if change != nil {
@@ -100,13 +100,13 @@ func TestTheSandboxReachesListedHostsOnly(t *testing.T) {
 	}))
 	defer server.Close()
 	n := &internet{local: server.Listener.Addr().String(), names: map[string][][]string{
-		"registry.example.com": {{"2606:2800:21f:cb07::1", publicAddr}}, "a.mirror.example.com": {{publicAddr}}, "odd.example.com": {{publicAddr}}}}
+		"packages.example.com": {{"2606:2800:21f:cb07::1", publicAddr}}, "a.mirror.example.com": {{publicAddr}}, "odd.example.com": {{publicAddr}}}}
 	client, _ := proxied(t, n, nil)
 	for _, c := range []struct {
 		url, want string
 		status    int
 	}{
-		{"http://registry.example.com/package", "POST registry.example.com/package x=1", 200},
+		{"http://packages.example.com/package", "POST packages.example.com/package x=1", 200},
 		{"http://REGISTRY.example.com./package", "/package x=1", 200},
 		{"http://a.mirror.example.com/p", "POST a.mirror.example.com/p x=1", 200},
 		{"http://odd.example.com:8443/p", "POST odd.example.com:8443/p x=1", 200},
@@ -114,8 +114,8 @@ func TestTheSandboxReachesListedHostsOnly(t *testing.T) {
 		{"http://odd.example.com/p", "odd.example.com:80 is not on the allow list of this deployment; the operator can add it to EGRESS_ALLOW", 403},
 		{"http://mirror.example.com/", "mirror.example.com:80 is not on the allow list", 403},
 		{"http://notmirror.example.com/", "is not on the allow list", 403},
-		{"http://registry.example.com:22/", "registry.example.com:22 is not on the allow list", 403},
-		{"http://registry.example.com.attacker.example/", "is not on the allow list", 403},
+		{"http://packages.example.com:22/", "packages.example.com:22 is not on the allow list", 403},
+		{"http://packages.example.com.attacker.example/", "is not on the allow list", 403},
 		{"http://nowhere.example.com/", "cannot be reached at the moment", 502},
 	} {
 		res, body := send(t, client, http.MethodPost, c.url, "x=1")
@@ -136,17 +136,17 @@ func TestATunnelCarriesTLSAndIsCounted(t *testing.T) {
 		io.WriteString(w, "over TLS: "+r.Host)
 	}))
 	defer server.Close()
-	n := &internet{local: server.Listener.Addr().String(), names: map[string][][]string{"registry.example.com": {{publicAddr}}}}
+	n := &internet{local: server.Listener.Addr().String(), names: map[string][][]string{"packages.example.com": {{publicAddr}}}}
 	counts := make(chan [2]int64, 1)
 	client, _ := proxied(t, n, func(c *EgressConfig) {
 		c.Transferred = func(_ context.Context, a Access, host string, sent, received int64) {
-			if a != access || host != "registry.example.com" {
+			if a != access || host != "packages.example.com" {
 				t.Errorf("counted for %+v at %s", a, host)
 			}
 			counts <- [2]int64{sent, received}
 		}
 	})
-	if _, body := send(t, client, http.MethodGet, "https://registry.example.com/x", ""); body != "over TLS: registry.example.com" {
+	if _, body := send(t, client, http.MethodGet, "https://packages.example.com/x", ""); body != "over TLS: packages.example.com" {
 		t.Errorf("%s", body)
 	}
 	if got := <-counts; got[0] < 100 || got[1] < 500 {
@@ -186,7 +186,7 @@ func TestAddressesOfTheInsideAreNeverDialled(t *testing.T) {
 	}}
 	_, door := proxied(t, n, nil)
 	for _, target := range []string{"127.0.0.1:80", "10.0.0.7:443", "[::1]:443", "[::ffff:93.184.215.14]:443", "evil.example.com:443", "two.example.com:443",
-		"2130706433:80", "0x7f000001:80", "127.1:80", "localhost:80", "registry.example.com", "registry.example.com:0", ":443"} {
+		"2130706433:80", "0x7f000001:80", "127.1:80", "localhost:80", "packages.example.com", "packages.example.com:0", ":443"} {
 		_, r, res := connect(t, door, target)
 		body, err := io.ReadAll(io.LimitReader(r, res.ContentLength))
 		if err != nil || res.StatusCode == http.StatusOK {
@@ -280,9 +280,9 @@ func echoServer(t *testing.T) string {
 
 func TestATunnelCanBeHalfClosed(t *testing.T) {
 	t.Parallel()
-	n := &internet{local: echoServer(t), names: map[string][][]string{"registry.example.com": {{publicAddr}}}}
+	n := &internet{local: echoServer(t), names: map[string][][]string{"packages.example.com": {{publicAddr}}}}
 	_, door := proxied(t, n, nil)
-	conn, r, res := connect(t, door, "registry.example.com:443")
+	conn, r, res := connect(t, door, "packages.example.com:443")
 	if res.StatusCode != http.StatusOK {
 		t.Fatal(res.Status)
 	}
@@ -297,11 +297,11 @@ func TestATunnelCanBeHalfClosed(t *testing.T) {
 
 func TestAnIdleTunnelAndOneOfAnEndedServerAreClosed(t *testing.T) {
 	t.Parallel()
-	n := &internet{local: echoServer(t), names: map[string][][]string{"registry.example.com": {{publicAddr}}}}
+	n := &internet{local: echoServer(t), names: map[string][][]string{"packages.example.com": {{publicAddr}}}}
 	ended := make(chan struct{}, 2)
 	told := func(context.Context, Access, string, int64, int64) { ended <- struct{}{} }
 	_, door := proxied(t, n, func(c *EgressConfig) { c.Idle, c.Transferred = 100*time.Millisecond, told })
-	_, r, _ := connect(t, door, "registry.example.com:443")
+	_, r, _ := connect(t, door, "packages.example.com:443")
 	if rest, err := io.ReadAll(r); len(rest) != 0 {
 		t.Errorf("%q, %v", rest, err)
 	}
@@ -309,11 +309,11 @@ func TestAnIdleTunnelAndOneOfAnEndedServerAreClosed(t *testing.T) {
 
 	ctx, cancel := context.WithCancel(t.Context())
 	server := httptest.NewUnstartedServer(New(Config{Auth: tokens{sandboxToken: access}, Log: quiet,
-		Egress: NewEgress(EgressConfig{Allow: AllowList{"registry.example.com"}, Log: quiet, Resolver: n, Dial: n.dial, Transferred: told})}))
+		Egress: NewEgress(EgressConfig{Allow: AllowList{"packages.example.com"}, Log: quiet, Resolver: n, Dial: n.dial, Transferred: told})}))
 	server.Config.BaseContext = func(net.Listener) context.Context { return ctx }
 	server.Start()
 	defer server.Close()
-	_, r, _ = connect(t, server.URL, "registry.example.com:443")
+	_, r, _ = connect(t, server.URL, "packages.example.com:443")
 	cancel()
 	if rest, err := io.ReadAll(r); len(rest) != 0 {
 		t.Errorf("%q, %v", rest, err)
@@ -328,9 +328,9 @@ func TestAnAnswerThatBreaksOffIsNotPassedOnAsWhole(t *testing.T) {
 		panic(http.ErrAbortHandler)
 	}))
 	defer server.Close()
-	n := &internet{local: server.Listener.Addr().String(), names: map[string][][]string{"registry.example.com": {{publicAddr}}}}
+	n := &internet{local: server.Listener.Addr().String(), names: map[string][][]string{"packages.example.com": {{publicAddr}}}}
 	client, _ := proxied(t, n, nil)
-	res, err := client.Get("http://registry.example.com/")
+	res, err := client.Get("http://packages.example.com/")
 	if err == nil {
 		defer res.Body.Close()
 		_, err = io.ReadAll(res.Body)
