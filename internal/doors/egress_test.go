@@ -107,7 +107,7 @@ func TestTheSandboxReachesListedHostsOnly(t *testing.T) {
 		status    int
 	}{
 		{"http://packages.example.com/package", "POST packages.example.com/package x=1", 200},
-		{"http://REGISTRY.example.com./package", "/package x=1", 200},
+		{"http://PACKAGES.example.com./package", "/package x=1", 200},
 		{"http://a.mirror.example.com/p", "POST a.mirror.example.com/p x=1", 200},
 		{"http://odd.example.com:8443/p", "POST odd.example.com:8443/p x=1", 200},
 		{"http://" + publicAddr + "/p", "/p x=1", 200},

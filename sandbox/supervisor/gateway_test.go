@@ -86,7 +86,7 @@ func TestTunnelsThroughTheGatewayCarryTheBoxsTokenAndBothDirections(t *testing.T
 	defer conn.Close()
 	_ = conn.SetDeadline(time.Now().Add(10 * time.Second))
 	// What comes right behind the request belongs to the tunnel.
-	_, _ = io.WriteString(conn, "CONNECT registry.example:443 HTTP/1.1\r\nHost: registry.example:443\r\n\r\nhello ")
+	_, _ = io.WriteString(conn, "CONNECT packages.example:443 HTTP/1.1\r\nHost: packages.example:443\r\n\r\nhello ")
 	r := bufio.NewReader(conn)
 	resp, err := http.ReadResponse(r, &http.Request{Method: http.MethodConnect})
 	if err != nil || resp.StatusCode != http.StatusOK {
@@ -99,7 +99,7 @@ func TestTunnelsThroughTheGatewayCarryTheBoxsTokenAndBothDirections(t *testing.T
 	}
 	mu.Lock()
 	defer mu.Unlock()
-	if len(hosts) != 1 || hosts[0] != "registry.example:443 "+testToken {
+	if len(hosts) != 1 || hosts[0] != "packages.example:443 "+testToken {
 		t.Errorf("the proxy saw %q", hosts)
 	}
 }
