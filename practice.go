@@ -95,6 +95,10 @@ func practiceCommand(ctx context.Context, args []string, stdout, stderr io.Write
 
 // run starts everything, announces it and ends it in order when ctx ends.
 func (p *practice) run(ctx context.Context) (err error) {
+	// What a killed practice left is not true any more.
+	if err := os.Remove(p.jsonPath()); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
 	defer os.Remove(p.jsonPath())
 	if err := p.loadState(); err != nil {
 		return err
