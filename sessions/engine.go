@@ -102,6 +102,7 @@ type tempo struct {
 	watch     time.Duration // between two looks at all deadlines
 	lost      time.Duration // a box without a heartbeat for this long is looked for
 	silent    time.Duration // a box that its provider knows, but that was silent for this long, is given up
+	grace     time.Duration // a supervisor is given to keep a prompt's deadline itself
 	park      time.Duration // a supervisor may take this long to make its state consistent
 	choose    time.Duration // the small model may take this long
 	call      time.Duration // a tool call may wait this long for its effect
@@ -114,7 +115,7 @@ type tempo struct {
 
 var defaultTempo = tempo{
 	lease: 4 * time.Second, poll: time.Second, watch: 2 * time.Second,
-	lost: sandbox.HeartbeatLost, silent: 2 * time.Minute, park: 30 * time.Second,
+	lost: sandbox.HeartbeatLost, silent: 2 * time.Minute, grace: 30 * time.Second, park: 30 * time.Second,
 	choose: 3 * time.Second, call: 45 * time.Second, retry: 2 * time.Second,
 	parts: 200 * time.Millisecond, notify: 20 * time.Millisecond,
 	refresh: 5 * time.Minute, stopAgain: 5 * time.Second,

@@ -7,13 +7,13 @@ import (
 )
 
 // Hasten shortens an engine's waits, before it runs: what takes seconds in
-// production takes tens of milliseconds.
+// production takes tens of milliseconds. What follows from a sandbox's silence
+// stays as it is, because heartbeats do.
 func Hasten(e *Engine) {
 	e.tempo.lease = 400 * time.Millisecond
 	e.tempo.poll = 50 * time.Millisecond
 	e.tempo.watch = 30 * time.Millisecond
-	e.tempo.lost = time.Second
-	e.tempo.silent = 2 * time.Second
+	e.tempo.grace = 50 * time.Millisecond
 	e.tempo.park = time.Second
 	e.tempo.choose = 300 * time.Millisecond
 	e.tempo.call = 2 * time.Second

@@ -47,7 +47,7 @@ func (e *Engine) watch(ctx context.Context) error {
 func (e *Engine) endLongPrompts(ctx context.Context) error {
 	var late []string
 	err := e.db.SelectContext(ctx, &late, `select id from prompts where state = 'running' and started_at < now() - make_interval(secs => $1)`,
-		seconds(e.cfg.PromptTimeout+e.tempo.lost))
+		seconds(e.cfg.PromptTimeout+e.tempo.grace))
 	if err != nil {
 		return fmt.Errorf("looking for prompts that run too long: %w", err)
 	}

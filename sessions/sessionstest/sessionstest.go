@@ -100,7 +100,10 @@ func (w *World) Engine(changes ...func(*sessions.Config)) *sessions.Engine {
 func (w *World) Run(e *sessions.Engine) (stop func()) {
 	ctx, cancel := context.WithCancel(context.Background())
 	handler := sandbox.BridgeHandler(e.ServeBridge)
+	var bridges sync.WaitGroup
 	var serving http.Handler = http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		bridges.Add(1)
+		defer bridges.Done()
 		rctx, done := context.WithCancel(r.Context())
 		defer done()
 		defer context.AfterFunc(ctx, done)()
@@ -117,6 +120,7 @@ func (w *World) Run(e *sessions.Engine) (stop func()) {
 		}
 		w.bridges.CompareAndSwap(&serving, nil)
 		cancel()
+		bridges.Wait()
 		if err := <-ended; err != nil {
 			w.T.Errorf("the engine ended with %v", err)
 		}
