@@ -258,7 +258,7 @@ func (p *practice) childEnv(opencode string) []string {
 	}
 	env := set(passEnv(),
 		"DATABASE_URL", p.cluster.URL, "DATA_DIR", p.dir, "LISTEN", p.listen, "PUBLIC_URL", p.pageURL(),
-		"SECRET_KEY", p.state.SecretKey, "OPENCODE_PATH", opencode, "PARK_ON_EXIT", "true",
+		"SECRET_KEY", p.state.SecretKey, "OPENCODE_PATH", opencode, "PARK_ON_EXIT", "true", "LOG_LEVEL", firstOf(os.Getenv("LOG_LEVEL"), "warn"),
 		"SLACK_API_URL", p.slackURL()+"/api/", "SLACK_ISSUER", p.slackURL(), "SLACK_TEAM_ID", slack.TeamID,
 		"SLACK_BOT_TOKEN", slack.BotToken, "SLACK_APP_TOKEN", slack.AppToken,
 		"SLACK_CLIENT_ID", slack.ClientID, "SLACK_CLIENT_SECRET", slack.ClientSecret,
