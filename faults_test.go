@@ -102,29 +102,52 @@ func (r *rig) boxProcess(thread, part string) int {
 	if err := r.db.Get(&box, `select b.box from sandboxes b join sessions s on s.id = b.session_id where s.thread = $1`, thread); err != nil {
 		r.Fatal(err)
 	}
-	data, err := os.ReadFile(filepath.Join(r.practice.dir, "sandboxes", "boxes", box, "box.json"))
+	keeper, err := keeperOf(filepath.Join(r.practice.dir, "sandboxes", "boxes", box))
 	if err != nil {
 		r.Fatal(err)
+	}
+	if part == "" {
+		return keeper
+	}
+	pid := 0
+	r.eventually("a process of the sandbox with "+part, 10*time.Second, func() error {
+		if pid = descendant(keeper, part); pid == 0 {
+			return fmt.Errorf("none below %d", keeper)
+		}
+		return nil
+	})
+	return pid
+}
+
+// keeperOf reads which process keeps the sandbox of a folder.
+func keeperOf(box string) (pid int, err error) {
+	data, err := os.ReadFile(filepath.Join(box, "box.json"))
+	if err != nil {
+		return 0, err
 	}
 	var record struct {
 		Keeper struct {
 			PID int `json:"pid"`
 		} `json:"keeper"`
 	}
-	if err := json.Unmarshal(data, &record); err != nil {
-		r.Fatal(err)
-	}
-	if part == "" {
-		return record.Keeper.PID
-	}
-	pid := 0
-	r.eventually("a process of the sandbox with "+part, 10*time.Second, func() error {
-		if pid = descendant(record.Keeper.PID, part); pid == 0 {
-			return fmt.Errorf("none below %d", record.Keeper.PID)
+	err = json.Unmarshal(data, &record)
+	return record.Keeper.PID, err
+}
+
+// endSandboxes ends what a practice left running: after a test that failed while
+// a prompt ran, a sandbox waits for a control plane that never comes.
+func endSandboxes(dir string) {
+	boxes, _ := filepath.Glob(filepath.Join(dir, "sandboxes", "boxes", "*"))
+	for _, box := range boxes {
+		pid, err := keeperOf(box)
+		if err != nil {
+			continue // it never started
 		}
-		return nil
-	})
-	return pid
+		cmdline, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+		if strings.Contains(string(cmdline), "local-box-keeper") { // and not another process by now
+			_ = syscall.Kill(pid, syscall.SIGKILL)
+		}
+	}
 }
 
 // descendant finds a process below another by a part of its command line.

@@ -103,6 +103,7 @@ func startRig(t testing.TB, change func(*practice)) *rig {
 		if t.Failed() {
 			t.Logf("the end of the log:\n%s", log.tail(20000))
 		}
+		endSandboxes(dir)
 		os.RemoveAll(dir)
 	})
 	r := &rig{TB: t, practice: p}
