@@ -24,9 +24,9 @@ func (s *Server) authorize(p *visit) error {
 	}
 	return p.show("authorize.html", struct {
 		visitView
-		Query string
+		Here  string // the form posts to this very address; a query alone would be escaped once more
 		Login string
-	}{p.view("Authorize Inspect"), p.r.URL.RawQuery, q.Get("login")})
+	}{p.view("Authorize Inspect"), p.r.URL.RequestURI(), q.Get("login")})
 }
 
 // chooseGrant is the choice made on that page.

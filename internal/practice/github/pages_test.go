@@ -1,10 +1,12 @@
 package github
 
 import (
+	"html"
 	"io"
 	"net/http"
 	"net/http/cookiejar"
 	"net/url"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -158,8 +160,12 @@ func TestAuthorizePageLetsOneChoose(t *testing.T) {
 	p := open(t, Options{})
 	query := "?client_id=" + clientID + "&state=s&redirect_uri=" + url.QueryEscape(p.http.URL+"/style.css")
 	b := p.browse("")
-	b.see("/login/oauth/authorize"+query, "Authorize Inspect", "carol")
-	if _, _, at := b.post("/login/oauth/authorize"+query, url.Values{"login": {"carol"}}); !strings.Contains(at, "code=") || !strings.Contains(at, "state=s") {
+	page := b.see("/login/oauth/authorize"+query, "Authorize Inspect", "carol")
+	form := regexp.MustCompile(`<form method="post" action="(/login/oauth/authorize[^"]*)"`).FindStringSubmatch(page)
+	if form == nil {
+		t.Fatalf("the page has no form to choose a person with:\n%s", page)
+	}
+	if _, _, at := b.post(html.UnescapeString(form[1]), url.Values{"login": {"carol"}}); !strings.Contains(at, "code=") || !strings.Contains(at, "state=s") {
 		t.Errorf("it leads to %s", at)
 	}
 	if _, _, at := b.do(http.MethodGet, "/login/oauth/authorize"+query, nil); !strings.Contains(at, "code=") {

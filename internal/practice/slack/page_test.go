@@ -210,7 +210,8 @@ func TestEveryKindOfBlockIsDrawn(t *testing.T) {
 	{"type":"section","text":{"type":"mrkdwn","text":"*bold* _italic_ ~gone~ ` + "`code`" + ` <https://example.com|a link> :tada:\n` + "```go test ./...```" + `"}},
 	{"type":"divider"},{"type":"context","elements":[{"type":"mrkdwn","text":"small print"}]},
 	{"type":"markdown","text":"## A heading\n\n- one\n- two **bold**\n\n| a | b |\n|---|---|\n| 1 | 2 |\n\n` + "```\\nfence\\n```" + `"},
-	{"type":"rich_text","elements":[{"type":"rich_text_section","elements":[{"type":"text","text":"rich","style":{"bold":true}}]}]},
+	{"type":"rich_text","elements":[{"type":"rich_text_section","elements":[{"type":"text","text":"rich","style":{"bold":true}}]},
+		{"type":"rich_text_list","style":"ordered","indent":3,"offset":2,"elements":[{"type":"rich_text_section","elements":[{"type":"text","text":"third"}]}]}]},
 	{"type":"image","image_url":"/page/icon.svg","alt_text":"a picture"},
 	{"type":"task_card","task_id":"t","title":"A task","status":"complete","output":{"type":"rich_text","elements":[{"type":"rich_text_section","elements":[{"type":"text","text":"all of it"}]}]}},
 	{"type":"plan","title":"A plan","tasks":[{"type":"task_card","task_id":"p","title":"Step","status":"error"}]},
@@ -224,7 +225,7 @@ func TestEveryKindOfBlockIsDrawn(t *testing.T) {
 	ctx := browser(t, b.url+"/?channel="+general)
 	shoot(t, ctx, "gallery")
 	for _, part := range []string{
-		"h3.header", ".text b", ".text pre", ".context", ".markdown table", ".markdown ul li b", "img.picture", ".task-icon.complete",
+		"h3.header", ".text b", "ol.indent-3[start='3']", ".text pre", ".context", ".markdown table", ".markdown ul li b", "img.picture", ".task-icon.complete",
 		".plan .task-icon.error", ".block.table td", "details.container", "[data-action-id=fb][data-value=bad]", ".button.primary", "input[type=checkbox]",
 	} {
 		count, err := chromedp.Run(ctx, chromedp.Evaluate[int](fmt.Sprintf("document.querySelectorAll(%q).length", part)))

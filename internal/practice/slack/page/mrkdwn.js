@@ -180,9 +180,17 @@ function richPart(e) {
     case "rich_text_preformatted": return h("pre", {}, inner());
     case "rich_text_quote": return h("blockquote", {}, inner());
     case "rich_text_list":
-      return h(e.style === "ordered" ? "ol" : "ul", { class: "indent-" + (e.indent || 0) }, e.elements.map((i) => h("li", {}, (i.elements || []).map(richInline))));
+      return richList(e);
     default: return h("div", { class: "rich" }, inner());
   }
+}
+
+// richList renders a list, whose depth is its indent and whose numbers go on
+// from its offset.
+function richList(e) {
+  const ordered = e.style === "ordered";
+  return h(ordered ? "ol" : "ul", { class: "indent-" + Math.min(e.indent || 0, 6), start: ordered && (e.offset || 0) + 1 },
+    e.elements.map((i) => h("li", {}, (i.elements || []).map(richInline))));
 }
 
 function richInline(e) {
