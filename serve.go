@@ -258,7 +258,30 @@ func (c *control) run(ctx context.Context) error {
 		return nil
 	})
 	c.log.Info("serving", "page", c.cfg.PublicURL, "listen", peopleListener.Addr().String())
-	return group.Wait()
+	return errors.Join(group.Wait(), c.endSandboxes())
+}
+
+// endSandboxes ends what could not be parked, because it was still being
+// prepared, if nothing shall be left running.
+func (c *control) endSandboxes() error {
+	if !c.cfg.ParkOnExit {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	for info, err := range c.provider.List(ctx, nil) {
+		if err != nil {
+			return fmt.Errorf("looking for sandboxes to end: %w", err)
+		}
+		box, err := c.provider.Attach(ctx, info.ID)
+		if err == nil {
+			err = box.Kill(ctx)
+		}
+		if err != nil && !errors.Is(err, sandbox.ErrGone) {
+			return fmt.Errorf("ending sandbox %s: %w", info.Name, err)
+		}
+	}
+	return nil
 }
 
 // parkAll parks every sandbox if the configuration says so.

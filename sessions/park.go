@@ -14,7 +14,7 @@ import (
 func (t *tx) parkIdle(ctx context.Context, idle time.Duration, limit int) (int, error) {
 	var sessions []string
 	err := t.SelectContext(ctx, &sessions, `
-		update sandboxes set state = 'parking', state_at = now() where session_id in (
+		update sandboxes set state = 'parking', state_at = now(), reason = 'it was idle' where session_id in (
 			select b.session_id from sandboxes b join sessions s on s.id = b.session_id
 			where b.state = 'ready' and greatest(s.idle_since, b.state_at) <= now() - make_interval(secs => $1)
 				and not exists (select from prompts p where p.session_id = b.session_id and p.state in ('queued', 'running'))
@@ -36,17 +36,15 @@ func (t *tx) announceParking(ctx context.Context, sessions []string) error {
 	return nil
 }
 
-// ParkAll parks the sandboxes whose bridges this replica holds and that run
-// nothing, and waits until they are parked. Those that work go on without a
-// control plane until another one answers.
+// ParkAll parks the sandboxes whose bridges this replica holds, and waits until
+// they are parked. What runs in them fails with the reason, and what it did so
+// far is kept.
 func (e *Engine) ParkAll(ctx context.Context) error {
 	var asked []string
 	err := e.transact(ctx, func(t *tx) error {
 		err := t.SelectContext(ctx, &asked, `
-			update sandboxes set state = 'parking', state_at = now()
-			where state = 'ready' and holder = $1
-				and not exists (select from prompts p where p.session_id = sandboxes.session_id and p.state = 'running')
-			returning session_id`, e.cfg.Replica)
+			update sandboxes set state = 'parking', state_at = now(), reason = 'the control plane was stopped'
+			where state = 'ready' and holder = $1 returning session_id`, e.cfg.Replica)
 		if err != nil {
 			return fmt.Errorf("parking all sandboxes: %w", err)
 		}
@@ -80,7 +78,11 @@ func (a *actor) park(ctx context.Context) error {
 	a.mu.Lock()
 	a.parking = true
 	a.mu.Unlock()
-	if err := a.link.Send(ctx, sandbox.Message{Park: &sandbox.Park{Reason: "it was idle"}}); err != nil {
+	var reason string
+	if err := a.e.db.GetContext(ctx, &reason, `select reason from sandboxes where session_id = $1`, a.session); err != nil {
+		return fmt.Errorf("reading why %s is parked: %w", a.session, err)
+	}
+	if err := a.link.Send(ctx, sandbox.Message{Park: &sandbox.Park{Reason: reason}}); err != nil {
 		return err
 	}
 	timer := time.NewTimer(a.e.tempo.park / 2)
