@@ -184,7 +184,10 @@ type slackMessage struct {
 }
 
 // shows is all that a person reads in the message.
-func (m slackMessage) shows() string { return m.Text + "\n" + string(m.Blocks) }
+func (m slackMessage) shows() string { return m.Text + "\n" + readable.Replace(string(m.Blocks)) }
+
+// readable undoes what JSON for browsers escapes.
+var readable = strings.NewReplacer(`\u003c`, "<", `\u003e`, ">", `\u0026`, "&", `\"`, `"`)
 
 // slack calls a method of the Web API.
 func (r *rig) slack(token, method string, args url.Values, into any) error {

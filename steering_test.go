@@ -112,7 +112,7 @@ func (r *rig) whispered(person, channel, thread string, within time.Duration, te
 		changed := r.practice.slack.Changed()
 		heard := r.practice.slack.Ephemerals(r.user(person).ID, channel)
 		for _, m := range heard {
-			if m.ThreadTS == thread && containsAll(m.Text+string(m.Blocks), texts) {
+			if m.ThreadTS == thread && containsAll(m.Text+readable.Replace(string(m.Blocks)), texts) {
 				return
 			}
 		}
