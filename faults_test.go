@@ -253,7 +253,11 @@ func TestSlackRefusingAndFailingIsNotSeenInTheThread(t *testing.T) {
 		s.FailNext("chat.postMessage", 1, practiceslack.Fault{Drop: true, AfterEffect: true})
 		s.FailNext("chat.update", 2, practiceslack.Fault{Status: 500})
 		s.FailNext("chat.update", 1, practiceslack.Fault{Status: 429, RetryAfter: 1})
-		thread := r.say("alice", channel, "", "@inspect say hello in acme/greeter")
+		// Alice's own client would meet the faults as well if she posted over HTTP.
+		thread, err := s.PostAs(r.user("alice").ID, channel, "", "<@"+r.info.Slack.BotUserID+"> say hello in acme/greeter")
+		if err != nil {
+			t.Fatal(err)
+		}
 		prompts := r.waitSettled(thread, 1, time.Minute)
 		r.waitMessage(channel, thread, time.Minute, "Hello from the sandbox.")
 		r.checkThread(channel, thread, prompts)
