@@ -85,11 +85,11 @@ func (v answerView) lead(pieces []piece) []piece {
 			return pieces
 		}
 	case sessions.Stopped:
-		first = append(first, outcome("⏹️ Stopped.", reason)...)
+		first = append(first, outcome("⏹️ ", "Stopped.", reason)...)
 	case sessions.Cancelled:
-		first = append(first, outcome("🚫 Cancelled.", reason)...)
+		first = append(first, outcome("🚫 ", "Cancelled.", reason)...)
 	default:
-		first = append(first, outcome("❌ This failed.", firstOf(reason, "No reason is known; the page has the transcript."))...)
+		first = append(first, outcome("❌ ", "This failed.", firstOf(reason, "No reason is known; the page has the transcript."))...)
 	}
 	if len(first) == 0 {
 		return pieces
@@ -112,9 +112,13 @@ func cutReason(reason string) (sentence, log string) {
 	return sentence, strings.Trim(log, "\n")
 }
 
-// outcome says in bold what became of a prompt, then why.
-func outcome(what, reason string) []slack.RichTextSectionElement {
-	elements := plainElements(what, style{Bold: true})
+// outcome says in bold what became of a prompt, then why. A reason that says it
+// itself ("Stopped by Bob.") is enough.
+func outcome(icon, what, reason string) []slack.RichTextSectionElement {
+	if strings.HasPrefix(reason, strings.TrimSuffix(what, ".")+" ") {
+		what, reason = reason, ""
+	}
+	elements := plainElements(icon+what, style{Bold: true})
 	if reason != "" {
 		elements = append(elements, plainElements(" "+clip(reason, 1500), style{})...)
 	}

@@ -15,6 +15,7 @@ import (
 	"github.com/yuin/goldmark/ast"
 	"github.com/yuin/goldmark/extension"
 	"github.com/yuin/goldmark/renderer"
+	"github.com/yuin/goldmark/text"
 	"github.com/yuin/goldmark/util"
 )
 
@@ -22,8 +23,9 @@ import (
 // the highlighter some 35 ms, and rows are rendered while people wait.
 const highlightMost = 12_000
 
-// markdown turns what the agent wrote into harmless HTML: goldmark without raw
-// HTML, then bluemonday, which lets through nothing but what is listed here.
+// markdown turns what the agent wrote into harmless HTML: goldmark with raw HTML
+// shown as the text it is, so that an answer about <script> loses nothing, then
+// bluemonday, which lets through nothing but what is listed here.
 // Images are shown as links, because loading them tells their host who reads.
 type markdown struct {
 	parser goldmark.Markdown
@@ -35,7 +37,7 @@ func newMarkdown() *markdown {
 		parser: goldmark.New(
 			goldmark.WithExtensions(extension.GFM),
 			goldmark.WithRendererOptions(renderer.WithNodeRenderers(
-				util.Prioritized(&codeRenderer{formatter: html.New(html.WithClasses(true), html.PreventSurroundingPre(true))}, 100))),
+				util.Prioritized(&ownRenderer{formatter: html.New(html.WithClasses(true), html.PreventSurroundingPre(true))}, 100))),
 		),
 		policy: bluemonday.NewPolicy(),
 	}
@@ -55,31 +57,63 @@ func newMarkdown() *markdown {
 	p.AllowAttrs("type").Matching(regexp.MustCompile(`^checkbox$`)).OnElements("input")
 	p.AllowAttrs("checked", "disabled").OnElements("input")
 	p.AllowAttrs("class").Matching(regexp.MustCompile(`^(code|[a-z]{1,3}[0-9]?)$`)).OnElements("span", "pre")
+	p.AllowAttrs("class").Matching(regexp.MustCompile(`^markup$`)).OnElements("p")
 	p.AllowAttrs("data-lang").Matching(regexp.MustCompile(`^[a-zA-Z0-9+#._-]{1,24}$`)).OnElements("pre")
 	return m
 }
 
 // html renders a whole text.
-func (m *markdown) html(text string) template.HTML {
+func (m *markdown) html(source string) template.HTML {
 	var b bytes.Buffer
-	if err := m.parser.Convert([]byte(text), &b); err != nil {
+	if err := m.parser.Convert([]byte(source), &b); err != nil {
 		// goldmark fails only when a renderer does; ours write to memory.
-		return template.HTML("<p>" + template.HTMLEscapeString(text) + "</p>")
+		return template.HTML("<p>" + template.HTMLEscapeString(source) + "</p>")
 	}
 	return template.HTML(m.policy.SanitizeBytes(b.Bytes()))
 }
 
-// codeRenderer renders code with the classes of chroma's tokens, and images as links.
-type codeRenderer struct {
+// ownRenderer renders code with the classes of chroma's tokens, images as links
+// and HTML as text.
+type ownRenderer struct {
 	formatter *html.Formatter
 }
 
-func (c *codeRenderer) RegisterFuncs(reg renderer.NodeRendererFuncRegisterer) {
+func (c *ownRenderer) RegisterFuncs(reg renderer.NodeRendererFuncRegisterer) {
 	reg.Register(ast.KindFencedCodeBlock, c.fenced)
 	reg.Register(ast.KindImage, c.image)
+	reg.Register(ast.KindRawHTML, c.rawHTML)
+	reg.Register(ast.KindHTMLBlock, c.htmlBlock)
 }
 
-func (c *codeRenderer) fenced(w util.BufWriter, source []byte, node ast.Node, entering bool) (ast.WalkStatus, error) {
+func (c *ownRenderer) rawHTML(w util.BufWriter, source []byte, node ast.Node, entering bool) (ast.WalkStatus, error) {
+	if entering {
+		writeText(w, node.(*ast.RawHTML).Segments, source)
+	}
+	return ast.WalkSkipChildren, nil
+}
+
+func (c *ownRenderer) htmlBlock(w util.BufWriter, source []byte, node ast.Node, entering bool) (ast.WalkStatus, error) {
+	if !entering {
+		return ast.WalkContinue, nil
+	}
+	n := node.(*ast.HTMLBlock)
+	_, _ = w.WriteString(`<p class="markup">`)
+	writeText(w, n.Lines(), source)
+	if n.HasClosure() {
+		_, _ = w.WriteString(template.HTMLEscapeString(string(n.ClosureLine.Value(source))))
+	}
+	_, _ = w.WriteString("</p>\n")
+	return ast.WalkContinue, nil
+}
+
+func writeText(w util.BufWriter, segments *text.Segments, source []byte) {
+	for i := range segments.Len() {
+		segment := segments.At(i)
+		_, _ = w.WriteString(template.HTMLEscapeString(string(segment.Value(source))))
+	}
+}
+
+func (c *ownRenderer) fenced(w util.BufWriter, source []byte, node ast.Node, entering bool) (ast.WalkStatus, error) {
 	if !entering {
 		return ast.WalkContinue, nil
 	}
@@ -99,7 +133,7 @@ func (c *codeRenderer) fenced(w util.BufWriter, source []byte, node ast.Node, en
 }
 
 // highlight writes coloured code and says whether it did.
-func (c *codeRenderer) highlight(w util.BufWriter, language, code string) bool {
+func (c *ownRenderer) highlight(w util.BufWriter, language, code string) bool {
 	lexer := lexers.Get(language)
 	if lexer == nil || language == "" || len(code) > highlightMost {
 		return false
@@ -116,7 +150,7 @@ func (c *codeRenderer) highlight(w util.BufWriter, language, code string) bool {
 	return true
 }
 
-func (c *codeRenderer) image(w util.BufWriter, _ []byte, node ast.Node, entering bool) (ast.WalkStatus, error) {
+func (c *ownRenderer) image(w util.BufWriter, _ []byte, node ast.Node, entering bool) (ast.WalkStatus, error) {
 	if entering {
 		_, _ = w.WriteString(`<a href="` + template.HTMLEscapeString(string(node.(*ast.Image).Destination)) + `">`)
 	} else {

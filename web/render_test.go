@@ -63,6 +63,9 @@ func TestMarkdownIsRenderedAndHarmless(t *testing.T) {
 		"https://x.test/a":      `href="https://x.test/a"`,
 		"![cat](https://x.y/c)": `>cat</a>`,
 		"- [x] done":            `type="checkbox"`,
+		"a <b>bold</b> tag":     "a &lt;b&gt;bold&lt;/b&gt; tag",
+		"<div>\n*kept*\n</div>": "&lt;div&gt;\n*kept*\n&lt;/div&gt;",
+		"<!-- a\nb -->\nafter":  "&lt;!-- a\nb --&gt;",
 	} {
 		if got := string(m.html(in)); !strings.Contains(got, want) {
 			t.Errorf("%q is shown as %s, want %s in it", in, got, want)

@@ -72,7 +72,7 @@ var shapes = map[string]shape{
 	sandbox.KindCommit:      bodyShape[sandbox.BodyCommit]("row-commit"),
 	sandbox.KindPush:        bodyShape[sandbox.BodyPush]("row-push"),
 	sandbox.KindRetry:       bodyShape[sandbox.BodyNote]("row-retry"),
-	sandbox.KindNote:        bodyShape[sandbox.BodyNote]("row-note"),
+	sandbox.KindNote:        shapeNote,
 }
 
 // row renders one event, or takes it from the cache.
@@ -204,6 +204,17 @@ func shapeSandbox(_ *rowRenderer, _ context.Context, ev sessions.Event, v *rowVi
 		return "row-sandbox", err
 	}
 	return "", err // the phases tell it better
+}
+
+// shapeNote shows a remark on a request as a box. One on the sandbox itself, such
+// as its last word before it is parked, is normal and no more than a line.
+func shapeNote(_ *rowRenderer, _ context.Context, ev sessions.Event, v *rowView) (string, error) {
+	b, err := decode[sandbox.BodyNote](ev)
+	v.Body = b
+	if ev.Prompt == "" {
+		return "row-remark", err
+	}
+	return "row-note", err
 }
 
 func shapePhase(_ *rowRenderer, _ context.Context, ev sessions.Event, v *rowView) (string, error) {
