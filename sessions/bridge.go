@@ -348,13 +348,15 @@ func sizeOf(m sandbox.Message) int {
 
 func (a *actor) storeBatch(ctx context.Context, batch []sandbox.Message) error {
 	var events []sandbox.Event
+	last := a.acked
 	for _, m := range batch {
-		if m.Event == nil || m.Event.N <= a.acked {
-			continue // stored already, and sent again
+		if m.Event == nil || m.Event.N <= last {
+			continue // known already, and sent again
 		}
-		if m.Event.N != a.acked+int64(len(events))+1 {
-			return fmt.Errorf("the sandbox sent event %d after %d", m.Event.N, a.acked+int64(len(events)))
+		if m.Event.N != last+1 {
+			return fmt.Errorf("the sandbox sent event %d after %d", m.Event.N, last)
 		}
+		last++
 		events = append(events, *m.Event)
 	}
 	finished := finishedParts(events)

@@ -210,7 +210,7 @@ func TestACrashWhileTheSmallModelThinksLosesNothing(t *testing.T) {
 func TestAnyOrderOfRequestsKeepsTheQueue(t *testing.T) { // I1, I2, I3
 	t.Parallel()
 	w := sessionstest.New(t)
-	e := w.Engine(func(c *sessions.Config) { c.MaxSandboxes = 1000 })
+	e := w.Engine(func(c *sessions.Config) { c.MaxSandboxes, c.ParkAfter = 1000, 50*time.Millisecond })
 	sessions.Hasten(e)
 	var mu sync.Mutex
 	order := map[string][]string{} // by box
