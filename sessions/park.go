@@ -169,6 +169,13 @@ func (t *tx) parked(ctx context.Context, session, box string, to SandboxState, r
 	if changed, err := affected(res); err != nil || !changed {
 		return err
 	}
+	s, err := t.lockSession(ctx, session)
+	if err != nil {
+		return err
+	}
+	if err := t.settleLost(ctx, s); err != nil { // a supervisor that parks in order has settled it
+		return err
+	}
 	t.wakeSession(session)
 	_, err = t.append(ctx, session, entry{kind: KindSandbox, body: BodySandbox{State: to, Reason: reason}})
 	return err

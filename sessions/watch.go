@@ -153,20 +153,13 @@ func (e *Engine) lookForSilent(ctx context.Context, watching time.Duration) erro
 // queued has it started again; a boot that keeps dying is a failure.
 func (e *Engine) lose(ctx context.Context, b silentBox) error {
 	return e.onSandbox(ctx, b, func(t *tx, s Session) error {
-		var running []string
-		err := t.SelectContext(ctx, &running, `select id from prompts where session_id = $1 and state = 'running'`, s.ID)
-		if err != nil {
+		if err := t.settleLost(ctx, s); err != nil {
 			return err
-		}
-		for _, id := range running {
-			if _, err := t.settle(ctx, s, id, sandboxLost); err != nil {
-				return err
-			}
 		}
 		if b.State != SandboxReady {
 			return t.countFailure(ctx, s, b.Failures, "The sandbox ended while it was being prepared.")
 		}
-		_, err = t.ExecContext(ctx, `update sandboxes set state = 'lost', state_at = now(), reason = 'it ended', token_hash = null,
+		_, err := t.ExecContext(ctx, `update sandboxes set state = 'lost', state_at = now(), reason = 'it ended', token_hash = null,
 			box = '', holder = '', retry_at = null, busy = false, memory = 0 where session_id = $1`, s.ID)
 		if err != nil {
 			return fmt.Errorf("noting that the sandbox of %s is lost: %w", s.ID, err)
@@ -175,6 +168,22 @@ func (e *Engine) lose(ctx context.Context, b silentBox) error {
 		_, err = t.append(ctx, s.ID, entry{kind: KindSandbox, body: BodySandbox{State: SandboxLost, Reason: "The sandbox ended."}})
 		return err
 	})
+}
+
+// settleLost settles what ran in a session's box that is no more. The session's
+// row is locked.
+func (t *tx) settleLost(ctx context.Context, s Session) error {
+	var running []string
+	err := t.SelectContext(ctx, &running, `select id from prompts where session_id = $1 and state = 'running'`, s.ID)
+	if err != nil {
+		return fmt.Errorf("reading what ran in %s: %w", s.ID, err)
+	}
+	for _, id := range running {
+		if _, err := t.settle(ctx, s, id, sandboxLost); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // recordAdopted finds out which boxes serve the sessions whose starter died
