@@ -139,15 +139,16 @@ func keeperOf(box string) (pid int, err error) {
 func endSandboxes(dir string) {
 	boxes, _ := filepath.Glob(filepath.Join(dir, "sandboxes", "boxes", "*"))
 	for _, box := range boxes {
-		pid, err := keeperOf(box)
-		if err != nil {
-			continue // it never started
-		}
-		cmdline, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
-		if strings.Contains(string(cmdline), "local-box-keeper") { // and not another process by now
+		if pid, err := keeperOf(box); err == nil && isKeeper(pid) {
 			_ = syscall.Kill(pid, syscall.SIGKILL)
 		}
 	}
+}
+
+// isKeeper says whether a process lives and keeps a sandbox.
+func isKeeper(pid int) bool {
+	cmdline, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+	return strings.Contains(string(cmdline), "local-box-keeper")
 }
 
 // descendant finds a process below another by a part of its command line.
@@ -199,6 +200,39 @@ func TestABrokenSandboxIsToldAndTheNextPromptWorks(t *testing.T) {
 			r.stillWorks(thread, 1)
 		})
 	}
+}
+
+func TestAPracticeThatIsStoppedLeavesNothingRunningAndGoesOnLater(t *testing.T) {
+	r := faultRig(t)
+	channel := r.channel("greeter")
+	running := r.runningPrompt()
+	booting := r.say("bob", channel, "", "@inspect say hello in acme/greeter")
+	r.eventually("the second sandbox begins", 20*time.Second, func() error {
+		var n int
+		err := r.db.Get(&n, `select count(*) from sandboxes where state <> 'none'`)
+		if err == nil && n != 2 {
+			err = fmt.Errorf("there are %d", n)
+		}
+		return err
+	})
+	r.stop()
+	boxes, err := filepath.Glob(filepath.Join(r.practice.dir, "sandboxes", "boxes", "*"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, box := range boxes {
+		if pid, err := keeperOf(box); err == nil && isKeeper(pid) {
+			t.Errorf("the sandbox in %s is still there, kept by %d", box, pid)
+		}
+	}
+	r.start()
+	r.endsFailed(running, "the control plane was stopped", time.Minute)
+	prompts := r.waitSettled(booting, 1, time.Minute)
+	if prompts[0].State != "completed" {
+		t.Errorf("the prompt that waited ended as %s: %s", prompts[0].State, prompts[0].Reason)
+	}
+	r.checkThread(channel, booting, prompts)
+	r.stillWorks(running, 1)
 }
 
 func TestAModelThatDoesNotWorkEndsThePromptWithItsReason(t *testing.T) {
