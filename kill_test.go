@@ -18,8 +18,10 @@ func eventMoment(name, kind, where string) moment {
 	return moment{name, "select exists(select 1 from events where session_id = $1 and kind = '" + kind + "' " + where + ")"}
 }
 
+// Moments are recognised by what stays: a state that lasts for milliseconds may
+// be over when the test looks.
 func sandboxMoment(state string) moment {
-	return moment{"sandbox " + state, "select exists(select 1 from sandboxes where session_id = $1 and state = '" + state + "')"}
+	return eventMoment("sandbox "+state, "sandbox.state", "and body->>'state' = '"+state+"'")
 }
 
 // moments are the points at which the control plane is killed, in the order in
@@ -33,7 +35,8 @@ var moments = []moment{
 	eventMoment("agent starting", "phase", "and body->>'phase' = 'agent'"),
 	sandboxMoment("ready"),
 	eventMoment("first prompt started", "prompt.started", ""),
-	{"writing", "select exists(select 1 from running_parts where session_id = $1)"},
+	{"writing", `select exists(select 1 from running_parts where session_id = $1)
+		or exists(select 1 from events where session_id = $1 and kind in ('text', 'reasoning'))`},
 	eventMoment("first tool runs", "tool", ""),
 	eventMoment("first tool ended", "tool", "and body->>'state' = 'completed'"),
 	eventMoment("pushed", "push", ""),
