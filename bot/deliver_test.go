@@ -198,6 +198,24 @@ func TestNoMessageIsLostOrPostedTwiceWhateverSlackAnswers(t *testing.T) {
 	}
 }
 
+func TestACardThatWasPostedUnnoticedAndCannotBeEditedAtOnceIsNotPostedAgain(t *testing.T) {
+	t.Parallel()
+	for name, edit := range map[string]practice.Fault{"429": {Status: 429, RetryAfter: 1, Error: "ratelimited"}, "500": {Status: 500}} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			tw := newTown(t, agent(saying("The answer to it all.")))
+			tw.slack.FailNext("chat.postMessage", 1, practice.Fault{Status: 500, AfterEffect: true})
+			tw.slack.FailNext("chat.update", 1, edit)
+			ts := tw.say(tw.alice, "", tw.mention("look at acme/greeter"))
+			tw.see(ts, "✅ Done")
+			tw.settled()
+			if n := len(tw.ours(ts)); n != 2 {
+				t.Errorf("%d messages for one prompt", n)
+			}
+		})
+	}
+}
+
 // settled waits until nothing is left to deliver.
 func (tw *town) settled() {
 	tw.T.Helper()

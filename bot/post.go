@@ -287,7 +287,7 @@ func (d *deliverer) refused(ctx context.Context, it sessions.Delivery, c *card, 
 	switch {
 	case limited:
 		d.budget.close(f.method, after)
-		return d.engine.Postponed(ctx, it.ID, after, it.Unknown && f.method == methodReplies, f)
+		return d.engine.Postponed(ctx, it.ID, after, it.Unknown && f.method != methodPost, f)
 	case slices.Contains(finalCodes, code), refusedBlocks[code], code != "" && it.Attempts >= giveUpAfter:
 		if c != nil {
 			c.over = true
@@ -296,10 +296,8 @@ func (d *deliverer) refused(ctx context.Context, it sessions.Delivery, c *card, 
 	}
 	unknown := code == "" || slices.Contains(doubtfulCodes, code)
 	switch f.method {
-	case methodUpdate:
-		unknown = false // an edit can be repeated
-	case methodReplies:
-		unknown = it.Unknown
+	case methodUpdate, methodReplies:
+		unknown = it.Unknown // these post nothing; a message that was found before the edit is looked for again
 	}
 	d.log.Warn("a delivery is tried again", "delivery", it.ID, "kind", it.Kind, "unknown", unknown, "err", f)
 	return d.engine.Postponed(ctx, it.ID, pauseAfter(it.Attempts), unknown, f)
