@@ -202,3 +202,15 @@ func TestARefusalSaysWhatToDoAndChangesNothing(t *testing.T) {
 		t.Errorf("refusals changed the session (-before +after):\n%s", diff)
 	}
 }
+
+func TestTheDatabaseRefusesTwoRunningPromptsOfASession(t *testing.T) { // I2
+	t.Parallel()
+	w := sessionstest.New(t)
+	e := w.Engine()
+	alice := w.Person(e, "Alice")
+	w.Ask(e, alice.ID, "1.0", "acme/greeter: one")
+	w.Ask(e, alice.ID, "1.0", "two")
+	if _, err := w.DB.Exec(`update prompts set state = 'running'`); err == nil || !strings.Contains(err.Error(), "prompts_one_running") {
+		t.Errorf("two prompts of a session run: %v", err)
+	}
+}

@@ -20,10 +20,34 @@
 // cursor of their own and are woken by the Feed; the tables are the truth, a
 // wake-up is a hint.
 //
+// The feed. What a transaction committed goes straight to the readers in the
+// same process; a debounced NOTIFY wakes the other replicas, which read the
+// tables; polling finds what a notification missed. Pieces of a part that is
+// still being written go to readers of the same process at once and into one
+// upserted row every 200 ms, from which the other replicas' readers get them.
+//
 // Leases. Who holds a sandbox's bridge is the session's actor: it delivers the
 // prompts and appends the events. Every write of an actor is guarded by the
 // sandbox's epoch, which each new holder raises, so that who lost the lease can
-// write nothing more. Leases and deadlines use Postgres's clock only.
+// write nothing more; the guard locks the row, because under READ COMMITTED a
+// plain condition on another row could still see the old epoch. A generation is
+// the epoch at which a box was started, and its tag at the provider: boxes of
+// earlier generations are orphans. Starting is claimed per session with SKIP
+// LOCKED; deadlines, parking and the code host are each one replica's work at a
+// time (HoldLease). Leases and deadlines use Postgres's clock only.
+//
+// Locks are taken in one order: the sandbox's row, the session's row, then
+// everything that hangs on the session.
+//
+// A start goes claim (token valid from here on) → Provider.Start → recorded. A
+// starter that dies in between is replaced when its claim runs out: its box is
+// found by its tags, or dials in with its token and is adopted.
+//
+// Files: accept, steer (edit, cancel, stop, retry), repository, naming, choose
+// are what people ask for; bridge, actor, parts, calls are the actor; start,
+// park, watch are the sandbox's life; settle, log, outbox are what everybody
+// writes through; feed, gossip are the readers; pulls, github, people are whom
+// effects belong to.
 //
 // This package knows nothing of HTTP, Slack, GitHub or Modal. bot, web and
 // webhooks use the Engine itself; what the core needs from outside are the

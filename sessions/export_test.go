@@ -33,3 +33,8 @@ func (s *scrubber) Text(t string) string { return s.text(t) }
 
 // Add takes a delta.
 func (ps *parts) Add(d sandbox.Delta) *PartDelta { return ps.add(d) }
+
+// Publish hands committed events of one session to the readers of this process.
+func Publish(e *Engine, events ...Event) {
+	e.publish(news{events: map[string][]Event{events[0].Session: events}})
+}

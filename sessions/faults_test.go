@@ -9,6 +9,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/uuid"
+
 	"openinspect/sandbox"
 	"openinspect/sessions"
 	"openinspect/sessions/sessionstest"
@@ -166,8 +168,19 @@ func TestABootThatFailsNamesItsPhase(t *testing.T) { // I3
 		t.Errorf("ended as %s: %q, want %q", p.State, p.Reason, want)
 	}
 	sessionstest.Eventually(t, "the failed box is ended", func() bool { return len(w.Provider.Boxes()) == 0 })
+	listedAs(t, e, "failed")
 	if p := ended(t, e, w.Ask(e, alice.ID, "1.0", "two").Prompt.ID); p.State != sessions.Completed {
 		t.Errorf("the next request ended as %s: %s", p.State, p.Reason)
+	}
+	listedAs(t, e, "idle")
+}
+
+// listedAs checks what the list of sessions says of the only one.
+func listedAs(t *testing.T, e *sessions.Engine, status string) {
+	t.Helper()
+	list, err := e.Sessions(bg, uuid.Nil, 10, 0)
+	if err != nil || len(list) != 1 || list[0].Status != status {
+		t.Errorf("the list shows %+v (%v), want %s", list, err, status)
 	}
 }
 

@@ -135,6 +135,42 @@ func TestAPageSeesDeltasAndThenTheFinishedPart(t *testing.T) { // I4
 	}
 }
 
+// Two transactions commit one after the other and reach the feed the other way round.
+func TestEntriesThatArriveInTheWrongOrderAreHandedOnInTheRightOne(t *testing.T) { // I4
+	t.Parallel()
+	w := sessionstest.New(t)
+	here, elsewhere := w.Engine(), w.Engine() // neither hears of the other
+	alice := w.Person(here, "Alice")
+	sub := here.Subscribe(w.Ask(here, alice.ID, "1.0", "acme/greeter: one").Session.ID)
+	defer sub.Close()
+	acc := w.Ask(here, alice.ID, "1.0", "two")
+	last := (<-sub.Updates()).Events
+	seq := last[len(last)-1].Seq
+	for _, text := range []string{"three", "four"} {
+		w.Ask(elsewhere, alice.ID, "1.0", text)
+	}
+	events, err := here.Events(bg, acc.Session.ID, seq, 10)
+	if err != nil || len(events) != 2 {
+		t.Fatalf("the table has %d further events (%v)", len(events), err)
+	}
+	sessions.Publish(here, events[1])
+	sessions.Publish(here, events[0])
+	w.Run(here)
+	for seq < events[1].Seq {
+		select {
+		case u := <-sub.Updates():
+			for _, ev := range u.Events {
+				if ev.Seq != seq+1 {
+					t.Fatalf("event %d came after %d", ev.Seq, seq)
+				}
+				seq = ev.Seq
+			}
+		case <-time.After(20 * time.Second):
+			t.Fatalf("nothing came after event %d", seq)
+		}
+	}
+}
+
 func TestASlowPageIsToldThatItLagsAndCatchesUp(t *testing.T) {
 	t.Parallel()
 	w := sessionstest.New(t)

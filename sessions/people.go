@@ -49,6 +49,9 @@ func (e *Engine) findSlackPerson(ctx context.Context, team, user, name, email, a
 	return p, notFound(err)
 }
 
+// LoginIdle ends a sign-in that nobody used for so long.
+const LoginIdle = 12 * time.Hour
+
 // Login makes a sign-in valid for ttl (absolute) and returns its secret; only a hash is stored.
 func (e *Engine) Login(ctx context.Context, person uuid.UUID, ttl time.Duration) (secret string, err error) {
 	secret = rand.Text() + rand.Text()
@@ -58,16 +61,23 @@ func (e *Engine) Login(ctx context.Context, person uuid.UUID, ttl time.Duration)
 		return "", fmt.Errorf("signing in: %w", err)
 	}
 	// Those that have expired are of no more use; this is the moment to forget them.
-	if _, err := e.db.ExecContext(ctx, `delete from logins where expires_at < now()`); err != nil {
+	if _, err := e.db.ExecContext(ctx, `delete from logins where expires_at < now() or seen_at < now() - make_interval(secs => $1)`,
+		seconds(LoginIdle)); err != nil {
 		e.log.Warn("expired sign-ins could not be forgotten", "err", err)
 	}
 	return secret, nil
 }
 
-// WhoIs returns the person of a sign-in, or ErrNotFound.
+// WhoIs returns the person of a sign-in, or ErrNotFound if it has expired or was
+// not used for LoginIdle. This use counts; to the minute is often enough.
 func (e *Engine) WhoIs(ctx context.Context, secret string) (Person, error) {
 	var id uuid.UUID
-	err := e.db.GetContext(ctx, &id, `select person from logins where token_hash = $1 and expires_at > now()`, hashOf(secret))
+	err := e.db.GetContext(ctx, &id, `
+		with valid as (select token_hash, person, seen_at from logins
+			where token_hash = $1 and expires_at > now() and seen_at > now() - make_interval(secs => $2)),
+		seen as (update logins l set seen_at = now() from valid v
+			where l.token_hash = v.token_hash and v.seen_at < now() - interval '1 minute')
+		select person from valid`, hashOf(secret), seconds(LoginIdle))
 	if err != nil {
 		return Person{}, fmt.Errorf("reading a sign-in: %w", notFound(err))
 	}

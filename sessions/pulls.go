@@ -61,8 +61,8 @@ func (t *tx) waitForLink(ctx context.Context, s Session, prompt, key string, aut
 	if text == "" {
 		text = author.Name + " has not connected a GitHub account."
 	}
-	_, err = t.append(ctx, s.ID, entry{prompt: prompt, kind: KindWaiting, body: BodyWaiting{For: "github", URL: link,
-		Text: text + " The pull request is opened as soon as that is done: " + link + " Or open it by hand: " + compare}})
+	_, err = t.append(ctx, s.ID, entry{prompt: prompt, kind: KindWaiting, body: BodyWaiting{For: "github", URL: link, ByHand: compare,
+		Text: text + " The pull request is opened as soon as that is done."}})
 	if err != nil {
 		return "", err
 	}

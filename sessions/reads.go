@@ -89,7 +89,7 @@ func (e *Engine) SessionOfThread(ctx context.Context, t Thread) (Session, error)
 // Summary is a session in a list, with what people see of it.
 type Summary struct {
 	Session
-	Status  string `db:"status"` // queued, starting, working, waiting, idle, archived; derived
+	Status  string `db:"status"` // queued, starting, working, waiting, failed (the last prompt did), idle, archived; derived
 	Prompts int    `db:"prompts"`
 	Author  string `db:"author"`
 	PR      string `db:"pr"` // URL of its pull request, or empty
@@ -105,6 +105,7 @@ func (e *Engine) Sessions(ctx context.Context, mine uuid.UUID, limit, offset int
 				when q.queued > 0 and s.repository is null and s.choice = 'people' then 'waiting'
 				when q.queued > 0 and b.state in ('starting', 'booting') then 'starting'
 				when q.queued > 0 then 'queued'
+				when q.last = 'failed' then 'failed'
 				else 'idle' end as status,
 			coalesce((select url from artifacts f where f.session_id = s.id and f.kind = 'pull_request'
 				order by created_at desc limit 1), '') as pr
@@ -112,7 +113,8 @@ func (e *Engine) Sessions(ctx context.Context, mine uuid.UUID, limit, offset int
 		join people a on a.id = s.created_by
 		left join sandboxes b on b.session_id = s.id
 		cross join lateral (select count(*) as prompts, count(*) filter (where state = 'running') as running,
-			count(*) filter (where state = 'queued') as queued from prompts p where p.session_id = s.id) q
+			count(*) filter (where state = 'queued') as queued,
+			(array_agg(state order by position desc) filter (where state <> 'cancelled'))[1] as last from prompts p where p.session_id = s.id) q
 		where $1::uuid = $2::uuid or exists (select from prompts p where p.session_id = s.id and p.author = $1)
 		order by s.created_at desc, s.id limit $3 offset $4`, mine, uuid.Nil, limit, offset)
 	if err != nil {

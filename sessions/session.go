@@ -268,8 +268,9 @@ type BodyArtifact struct {
 
 // BodyWaiting says what the session waits for.
 type BodyWaiting struct {
-	For  string   `json:"for"` // repository, github
-	Text string   `json:"text"`
-	URL  string   `json:"url,omitempty"`
-	Menu []string `json:"menu,omitempty"` // repositories to choose from, most likely first
+	For    string   `json:"for"` // repository, github
+	Text   string   `json:"text"`
+	URL    string   `json:"url,omitempty"`     // where to do it
+	ByHand string   `json:"by_hand,omitempty"` // where to do without us what waits for it: the prefilled pull request
+	Menu   []string `json:"menu,omitempty"`    // repositories to choose from, most likely first
 }

@@ -304,7 +304,19 @@ func TestSignInsEndAndOnlyHashesAreKept(t *testing.T) {
 	if err := e.Logout(bg, secret); err != nil {
 		t.Fatal(err)
 	}
-	for what, s := range map[string]string{"signed out": secret, "expired": expired, "made up": "x"} {
+	unused, err := e.Login(bg, alice.ID, 30*24*time.Hour)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.DB.MustExec(`update logins set seen_at = now() - interval '11 hours'`)
+	for range 2 { // the first use makes it last as long again
+		if _, err := e.WhoIs(bg, unused); err != nil {
+			t.Errorf("a sign-in of this morning: %v", err)
+		}
+		w.DB.MustExec(`update logins set seen_at = seen_at - interval '2 hours'`)
+	}
+	w.DB.MustExec(`update logins set seen_at = now() - interval '13 hours'`)
+	for what, s := range map[string]string{"signed out": secret, "expired": expired, "unused": unused, "made up": "x"} {
 		if _, err := e.WhoIs(bg, s); !errors.Is(err, sessions.ErrNotFound) {
 			t.Errorf("%s: WhoIs says %v", what, err)
 		}
