@@ -33,7 +33,6 @@ type answerView struct {
 	Retry      bool
 	Took       time.Duration
 	PageURL    string
-	PublicURL  string
 	Repository string
 }
 
@@ -229,11 +228,11 @@ func (v answerView) buttons() (buttons []slack.BlockElement) {
 		buttons = append(buttons, linkButton("View pull request", v.Pulls[n-1].URL).WithStyle(slack.StylePrimary))
 	}
 	if v.Waiting != nil {
-		if v.Waiting.For == "github" {
-			buttons = append(buttons, linkButton("Connect GitHub", v.PublicURL+connectPath))
+		if v.Waiting.For == "github" && safeURL(v.Waiting.URL) {
+			buttons = append(buttons, linkButton("Connect GitHub", v.Waiting.URL))
 		}
-		if safeURL(v.Waiting.URL) {
-			buttons = append(buttons, linkButton("Open it by hand", v.Waiting.URL))
+		if safeURL(v.Waiting.ByHand) {
+			buttons = append(buttons, linkButton("Open it by hand", v.Waiting.ByHand))
 		}
 	}
 	return buttons

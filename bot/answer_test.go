@@ -46,7 +46,7 @@ func golden(t *testing.T, name string, got any) {
 func answered(markdown string) answerView {
 	return answerView{
 		Prompt: sessions.Prompt{ID: "p1", State: sessions.Completed, Answer: markdown, Files: 2, Additions: 10, Deletions: 3, CostUSD: 0.123},
-		Author: "UALICE", Took: 83e9, PageURL: "https://inspect.example.org/sessions/s1", PublicURL: "https://inspect.example.org",
+		Author: "UALICE", Took: 83e9, PageURL: "https://inspect.example.org/sessions/s1",
 		Pulls: []sessions.Artifact{{Kind: "pull_request", URL: "https://github.com/acme/greeter/pull/7", Title: "#7 Greet politely"}},
 	}
 }
@@ -233,7 +233,8 @@ func TestFailedAndStoppedAnswersSayWhyAndWhatToDo(t *testing.T) {
 		}},
 		{"unlinked", func(v *answerView) {
 			v.Pulls = nil
-			v.Waiting = &sessions.BodyWaiting{For: "github", Text: "Connect GitHub to have the pull request opened in your name.", URL: "https://github.com/acme/greeter/compare/main...inspect/s1"}
+			v.Waiting = &sessions.BodyWaiting{For: "github", Text: "Connect GitHub to have the pull request opened in your name.",
+				URL: "https://inspect.example/link/github?session=s1", ByHand: "https://github.com/acme/greeter/compare/main...inspect/s1"}
 		}},
 		{"silent", func(v *answerView) { v.Prompt.Answer, v.Author = "", "" }},
 	} {

@@ -14,9 +14,6 @@ import (
 
 // What each kind of delivery reads from the core and shows.
 
-// connectPath is the page on which a person connects GitHub.
-const connectPath = "/link/github"
-
 // switchAfter is how long a queued card stands before it offers other
 // repositories: as a rule the sandbox has started by then.
 const switchAfter = 5 * time.Second
@@ -258,7 +255,7 @@ func (d *deliverer) answerView(ctx context.Context, it sessions.Delivery) (v ans
 	if p.waiting != nil && p.waiting.For != "repository" && len(p.pulls) == 0 {
 		v.Waiting = p.waiting
 	}
-	v.PageURL, v.PublicURL = d.pageURL(it.Session), d.cfg.PublicURL
+	v.PageURL = d.pageURL(it.Session)
 	v.Took = (cardView{Prompt: v.Prompt}).took()
 	return v, nil
 }

@@ -42,6 +42,9 @@ func (b *Bot) publishHome(ctx context.Context, user string, by sessions.Person, 
 	return err
 }
 
+// connectPath is the page on which a person connects GitHub.
+const connectPath = "/link/github"
+
 // homeView is what App Home shows.
 type homeView struct {
 	Refusal    string
@@ -110,6 +113,8 @@ func statusIcon(status string) string {
 		return "⚙️"
 	case "waiting":
 		return "❓"
+	case "failed":
+		return "❌"
 	case "archived":
 		return "🗄️"
 	}

@@ -20,12 +20,10 @@ import (
 	"openinspect/sessions"
 )
 
-// A sign-in lasts loginLife at most (the engine sees to it), and loginIdle
-// without a page being opened: each page gives the cookie as long again.
-const (
-	loginLife = 7 * 24 * time.Hour
-	loginIdle = 12 * time.Hour
-)
+// loginLife is how long a sign-in lasts at most. Unused it ends earlier: the
+// engine refuses it after sessions.LoginIdle, and each page gives the cookie as
+// long again.
+const loginLife = 7 * 24 * time.Hour
 
 // flowLife is how long a person may take to sign in or to connect GitHub.
 const flowLife = 10 * time.Minute
@@ -156,7 +154,7 @@ func (s *Server) signedIn(h func(w http.ResponseWriter, r *http.Request, v viewe
 			return err
 		}
 		if r.Header.Get("Sec-Fetch-Mode") == "navigate" {
-			s.setCookie(w, "login", v.secret, loginIdle)
+			s.setCookie(w, "login", v.secret, sessions.LoginIdle)
 		}
 		return h(w, r, v)
 	})
@@ -234,7 +232,7 @@ func (s *Server) finishSignIn(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	s.setCookie(w, "login", secret, loginIdle)
+	s.setCookie(w, "login", secret, sessions.LoginIdle)
 	http.Redirect(w, r, f.Return, http.StatusSeeOther)
 	return nil
 }
