@@ -45,12 +45,14 @@ func (r *rig) in(t testing.TB) *rig {
 	return &part
 }
 
-// faultRig is a practice for a fault test, its sandboxes with short deadlines.
+// faultRig is a practice for a fault test, its sandboxes with short deadlines,
+// its Slack with less than minutes between two tries to deliver an event.
 func faultRig(t *testing.T) *rig {
 	t.Helper()
 	return startRig(t, func(p *practice) {
 		p.scripts = faultScripts.write(t)
 		p.extraEnv = append(p.extraEnv, "SETUP_TIMEOUT=5s", "MODEL_SILENCE=10s")
+		p.slackOpt.Retries = []time.Duration{0, time.Second, 2 * time.Second, 4 * time.Second, 8 * time.Second}
 	})
 }
 

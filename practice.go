@@ -124,6 +124,7 @@ func (p *practice) run(ctx context.Context) (err error) {
 	standins, stopStandins := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopStandins()
 	group, groupCtx := errgroup.WithContext(standins)
+	defer func() { err = errors.Join(err, p.closeStandins()) }()
 	if err := p.openStandins(groupCtx, group); err != nil {
 		return err
 	}
@@ -207,6 +208,18 @@ func (p *practice) openStandins(ctx context.Context, group *errgroup.Group) (err
 		}
 	}
 	return p.saveState()
+}
+
+// closeStandins lets go of the stand-ins' files. They do not run any more.
+func (p *practice) closeStandins() error {
+	var errs []error
+	if p.slack != nil {
+		errs = append(errs, p.slack.Close())
+	}
+	if p.github != nil {
+		errs = append(errs, p.github.Close())
+	}
+	return errors.Join(errs...)
 }
 
 func (p *practice) slackOptions() practiceslack.Options {
