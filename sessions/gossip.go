@@ -147,8 +147,8 @@ func (e *Engine) hearReplicas(ctx context.Context) error {
 			e.hear(ctx, n)
 		case <-e.reread:
 			e.catchUp(ctx, nil)
-		case <-poll.C:
-			e.hearAll(ctx)
+		case <-poll.C: // everybody else polls on their own
+			e.catchUp(ctx, nil)
 		}
 	}
 }
@@ -186,11 +186,48 @@ func (e *Engine) hearAll(ctx context.Context) {
 // catchUp hands on what the tables have and this process's readers have not
 // seen: of the named sessions, or of all that have readers.
 func (e *Engine) catchUp(ctx context.Context, sessions []string) {
-	for _, w := range e.hub.watched(sessions) {
+	list := e.hub.watched(sessions)
+	if sessions == nil {
+		list = e.behind(ctx, list)
+	}
+	for _, w := range list {
 		if err := e.catchUpSession(ctx, w); err != nil && ctx.Err() == nil {
 			e.log.Warn("a session's log could not be read for its watchers", "session", w.session, "err", err)
 		}
 	}
+}
+
+// behind leaves out the sessions whose readers have all there is: their log has
+// not grown and nothing runs in them. So polling quiet sessions costs one statement.
+func (e *Engine) behind(ctx context.Context, list []watched) []watched {
+	if len(list) == 0 {
+		return nil
+	}
+	var ids []string
+	for _, w := range list {
+		ids = append(ids, w.session)
+	}
+	var heads []struct {
+		ID   string `db:"id"`
+		Last int64  `db:"last_seq"`
+		Runs bool   `db:"runs"`
+	}
+	err := e.db.SelectContext(ctx, &heads, `select id, last_seq, exists (select from prompts p
+		where p.session_id = s.id and p.state = 'running') as runs from sessions s where id = any($1)`, pq.Array(ids))
+	if err != nil {
+		return list
+	}
+	quiet := map[string]int64{}
+	for _, h := range heads {
+		quiet[h.ID] = h.Last
+		if h.Runs {
+			delete(quiet, h.ID)
+		}
+	}
+	return slices.DeleteFunc(list, func(w watched) bool {
+		last, known := quiet[w.session]
+		return known && w.seq == last
+	})
 }
 
 func (e *Engine) catchUpSession(ctx context.Context, w watched) error {
