@@ -38,6 +38,7 @@ type control struct {
 
 	registries chan []string  // receives once: the hosts of this machine's package registries
 	cluster    *devpg.Cluster // nil if DATABASE_URL is set
+	dsn        string
 	db         *sqlx.DB
 	provider   *local.Provider
 	forge      *github.App
@@ -104,6 +105,7 @@ func (c *control) openDatabase(ctx context.Context) (err error) {
 		}
 		dsn = c.cluster.URL
 	}
+	c.dsn = dsn
 	if c.db, err = sqlx.Open("postgres", dsn); err != nil {
 		return fmt.Errorf("DATABASE_URL: %w", err)
 	}
@@ -140,7 +142,7 @@ func (c *control) buildEngine(ctx context.Context, key *seal.Key, route modelRou
 	cfg := c.cfg
 	botName, botEmail := c.forge.BotIdentity(ctx)
 	c.engine, err = sessions.New(c.log, c.db, sessions.Config{
-		Replica: uuid.NewString(), PublicURL: strings.TrimSuffix(cfg.PublicURL, "/"),
+		Replica: uuid.NewString(), Listen: c.dsn, PublicURL: strings.TrimSuffix(cfg.PublicURL, "/"),
 		Control: local.ControlAddress(c.socket), Command: []string{sandbox.Tools + "/openinspect", "supervise"},
 		Provider: c.provider, Forge: c.forge, Seal: key, Scrub: cfg.secretValues(),
 		Chooser: model.New(c.log, model.Config{

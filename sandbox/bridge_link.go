@@ -34,7 +34,7 @@ func (b *bridgeServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "the sandbox's token is missing", http.StatusUnauthorized)
 		return
 	}
-	up := websocket.Upgrader{HandshakeTimeout: b.timing.greet, ReadBufferSize: 16 << 10, WriteBufferSize: 16 << 10}
+	up := websocket.Upgrader{HandshakeTimeout: b.timing.greet, ReadBufferSize: 4 << 10, WriteBufferSize: 4 << 10}
 	ws, err := up.Upgrade(w, r, nil)
 	if err != nil {
 		return // Upgrade has answered
