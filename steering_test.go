@@ -212,55 +212,61 @@ func (r *rig) stopsAtOnce(channel, thread string, stop func(running promptRow)) 
 	r.checkLog(prompts[0].Session)
 }
 
+// waitPrompt waits until the message with that ts is a prompt of the session, of
+// that text and state.
+func (r *rig) waitPrompt(session, ts, text, state string) {
+	r.Helper()
+	r.eventually("the prompt "+text, 10*time.Second, func() error {
+		var p promptRow
+		err := r.db.Get(&p, `select id, session_id, state, reason, text from prompts where message_ts = $1`, ts)
+		if err == nil && (p.Text != text || p.State != state || p.Session != session) {
+			err = fmt.Errorf("it is %+v", p)
+		}
+		return err
+	})
+}
+
+// rewrite edits a person's message.
+func (r *rig) rewrite(person, channel, ts, text string) {
+	r.Helper()
+	args := url.Values{"channel": {channel}, "ts": {ts}, "text": {text}}
+	if err := r.slack(r.user(person).Token, "chat.update", args, nil); err != nil {
+		r.Fatal(err)
+	}
+}
+
 func TestAThreadThatHasASessionTakesMentionsEditsDeletesAndThePagesPrompts(t *testing.T) {
 	r := faultRig(t)
 	channel := r.channel("greeter")
 	thread := r.runningPrompt()
 	session := r.promptsOf(thread)[0].Session
-	bob, carol := r.user("bob"), r.user("carol")
-	queued := func(r *rig, ts, text, state string) {
-		r.Helper()
-		r.eventually("the prompt "+text, 10*time.Second, func() error {
-			var p promptRow
-			err := r.db.Get(&p, `select id, session_id, state, reason, text from prompts where message_ts = $1`, ts)
-			if err == nil && (p.Text != text || p.State != state || p.Session != session) {
-				err = fmt.Errorf("it is %+v", p)
-			}
-			return err
-		})
-	}
-
+	carol := r.user("carol")
 	t.Run("a mention is queued in the same session", func(t *testing.T) {
 		r := r.in(t)
-		queued(r, r.say("bob", channel, thread, "@inspect say hello once more"), "say hello once more", "queued")
+		r.waitPrompt(session, r.say("bob", channel, thread, "@inspect say hello once more"), "say hello once more", "queued")
 		r.waitMessage(channel, thread, 10*time.Second, "Queued, 1 ahead", "say hello once more")
 	})
 	t.Run("an edit changes a queued prompt", func(t *testing.T) {
 		r := r.in(t)
 		ts := r.say("bob", channel, thread, "say hello wrongly")
-		queued(r, ts, "say hello wrongly", "queued")
-		if err := r.slack(bob.Token, "chat.update", url.Values{"channel": {channel}, "ts": {ts}, "text": {"say hello rightly"}}, nil); err != nil {
-			t.Fatal(err)
-		}
-		queued(r, ts, "say hello rightly", "queued")
+		r.waitPrompt(session, ts, "say hello wrongly", "queued")
+		r.rewrite("bob", channel, ts, "say hello rightly")
+		r.waitPrompt(session, ts, "say hello rightly", "queued")
 		r.waitMessage(channel, thread, 10*time.Second, "say hello rightly")
 	})
 	t.Run("a deleted message cancels its prompt", func(t *testing.T) {
 		r := r.in(t)
 		ts := r.say("carol", channel, thread, "say hello, or rather not")
-		queued(r, ts, "say hello, or rather not", "queued")
+		r.waitPrompt(session, ts, "say hello, or rather not", "queued")
 		if err := r.slack(carol.Token, "chat.delete", url.Values{"channel": {channel}, "ts": {ts}}, nil); err != nil {
 			t.Fatal(err)
 		}
-		queued(r, ts, "say hello, or rather not", "cancelled")
+		r.waitPrompt(session, ts, "say hello, or rather not", "cancelled")
 		r.waitMessage(channel, thread, 10*time.Second, "Cancelled", "The message was deleted.")
 	})
 	t.Run("an edit of what runs is answered", func(t *testing.T) {
 		r := r.in(t)
-		text := "<@" + r.info.Slack.BotUserID + "> work for long in acme/website"
-		if err := r.slack(r.user("alice").Token, "chat.update", url.Values{"channel": {channel}, "ts": {thread}, "text": {text}}, nil); err != nil {
-			t.Fatal(err)
-		}
+		r.rewrite("alice", channel, thread, "<@"+r.info.Slack.BotUserID+"> work for long in acme/website")
 		r.whispered("alice", channel, thread, 10*time.Second, "the edit does not reach it")
 	})
 	t.Run("a prompt of the page appears in the thread", func(t *testing.T) {
