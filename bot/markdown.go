@@ -1,6 +1,7 @@
 package bot
 
 import (
+	"regexp"
 	"strings"
 	"unicode/utf8"
 
@@ -28,7 +29,11 @@ type piece struct {
 // style is how inline text is shown.
 type style = slack.RichTextSectionTextStyle
 
-var markdownParser = goldmark.New(goldmark.WithExtensions(extension.GFM)).Parser()
+// bareURL also takes hosts without a domain: a company's own, and this machine.
+var bareURL = regexp.MustCompile(`^https?://[-a-zA-Z0-9._~%]+(?::\d+)?(?:[/#?][-a-zA-Z0-9@:%_+.~#$!?&/=\(\);,'">\^{}\[\]` + "`" + `]*)?`)
+
+var markdownParser = goldmark.New(goldmark.WithExtensions(extension.Table, extension.Strikethrough, extension.TaskList,
+	extension.NewLinkify(extension.WithLinkifyURLRegexp(bareURL)))).Parser()
 
 // renderMarkdown turns Markdown into pieces no larger than room characters.
 func renderMarkdown(source string, room int) []piece {

@@ -86,7 +86,7 @@ func (d *deliverer) deliver(ctx context.Context, it sessions.Delivery, t session
 }
 
 func renderNotice(n sessions.Notice) message {
-	text := escape(n.Text)
+	text := escapeLinked(n.Text)
 	return message{text: clipMarkup(text, notificationRoom), full: n.Text, blocks: []slack.Block{section(text)}}
 }
 

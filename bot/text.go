@@ -111,6 +111,25 @@ var mrkdwnEscaper = strings.NewReplacer("&", "&amp;", "<", "&lt;", ">", "&gt;")
 // broadcast or link (I10).
 func escape(s string) string { return mrkdwnEscaper.Replace(s) }
 
+var addresses = regexp.MustCompile(`https?://[^\s<>|]+`)
+
+// escapeLinked escapes a text of our own and makes its addresses links, which are
+// shown without their query: that of a prefilled pull request is longer than the text.
+func escapeLinked(s string) string {
+	var b strings.Builder
+	at := 0
+	for _, m := range addresses.FindAllStringIndex(s, -1) {
+		url := strings.TrimRight(s[m[0]:m[1]], ".,;:!?)")
+		_, label, _ := strings.Cut(url, "://")
+		if cut := strings.IndexByte(label, '?'); cut >= 0 {
+			label = label[:cut] + "?…"
+		}
+		b.WriteString(escape(s[at:m[0]]) + link(url, clip(label, 80)))
+		at = m[0] + len(url)
+	}
+	return b.String() + escape(s[at:])
+}
+
 // code shows a text as inline code in mrkdwn.
 func code(s string) string {
 	s = strings.ReplaceAll(oneLine(s), "`", "'")

@@ -31,6 +31,21 @@ func TestSlackTextBecomesPlainTextWithMarkdownLinks(t *testing.T) {
 	}
 }
 
+func TestAddressesInNoticesAreShortLinks(t *testing.T) {
+	t.Parallel()
+	for in, want := range map[string]string{
+		"a <b> & c": "a &lt;b&gt; &amp; c",
+		"Connect it: http://127.0.0.1:80/link?s=1":  "Connect it: <http://127.0.0.1:80/link?s=1|127.0.0.1:80/link?…>",
+		"at https://x.test/a?b=1&c=%3C. Then":       "at <https://x.test/a?b=1&amp;c=%3C|x.test/a?…>. Then",
+		"<https://x.test|y> <!channel>":             "&lt;<https://x.test|x.test>|y&gt; &lt;!channel&gt;",
+		"https://x.test/" + strings.Repeat("a", 99): "<https://x.test/" + strings.Repeat("a", 99) + "|x.test/" + strings.Repeat("a", 72) + "…>",
+	} {
+		if got := escapeLinked(in); got != want {
+			t.Errorf("escapeLinked(%q)\n got %q\nwant %q", in, got, want)
+		}
+	}
+}
+
 func TestMentionsThatOnlyAddressTheBotAreRemoved(t *testing.T) {
 	t.Parallel()
 	for in, want := range map[string]string{

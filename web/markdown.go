@@ -23,6 +23,9 @@ import (
 // the highlighter some 35 ms, and rows are rendered while people wait.
 const highlightMost = 12_000
 
+// bareURL also takes hosts without a domain: a company's own, and this machine.
+var bareURL = regexp.MustCompile(`^https?://[-a-zA-Z0-9._~%]+(?::\d+)?(?:[/#?][-a-zA-Z0-9@:%_+.~#$!?&/=\(\);,'">\^{}\[\]` + "`" + `]*)?`)
+
 // markdown turns what the agent wrote into harmless HTML: goldmark with raw HTML
 // shown as the text it is, so that an answer about <script> loses nothing, then
 // bluemonday, which lets through nothing but what is listed here.
@@ -35,7 +38,8 @@ type markdown struct {
 func newMarkdown() *markdown {
 	m := &markdown{
 		parser: goldmark.New(
-			goldmark.WithExtensions(extension.GFM),
+			goldmark.WithExtensions(extension.Table, extension.Strikethrough, extension.TaskList,
+				extension.NewLinkify(extension.WithLinkifyURLRegexp(bareURL))),
 			goldmark.WithRendererOptions(renderer.WithNodeRenderers(
 				util.Prioritized(&ownRenderer{formatter: html.New(html.WithClasses(true), html.PreventSurroundingPre(true))}, 100))),
 		),

@@ -56,16 +56,18 @@ func TestMarkdownIsRenderedAndHarmless(t *testing.T) {
 	endHighlighting(t)
 	m := newMarkdown()
 	for in, want := range map[string]string{
-		"a **b** `c`":           "<strong>b</strong> <code>c</code>",
-		"```go\nreturn 1\n```":  `<span class="k">return</span>`,
-		"```\nplain <b>\n```":   "plain &lt;b&gt;",
-		"|a|b|\n|-|-|\n|1|2|":   "<td>1</td>",
-		"https://x.test/a":      `href="https://x.test/a"`,
-		"![cat](https://x.y/c)": `>cat</a>`,
-		"- [x] done":            `type="checkbox"`,
-		"a <b>bold</b> tag":     "a &lt;b&gt;bold&lt;/b&gt; tag",
-		"<div>\n*kept*\n</div>": "&lt;div&gt;\n*kept*\n&lt;/div&gt;",
-		"<!-- a\nb -->\nafter":  "&lt;!-- a\nb --&gt;",
+		"a **b** `c`":             "<strong>b</strong> <code>c</code>",
+		"```go\nreturn 1\n```":    `<span class="k">return</span>`,
+		"```\nplain <b>\n```":     "plain &lt;b&gt;",
+		"|a|b|\n|-|-|\n|1|2|":     "<td>1</td>",
+		"https://x.test/a":        `href="https://x.test/a"`,
+		"see http://gitlab/a/b.":  `href="http://gitlab/a/b"`,
+		"http://127.0.0.1:8080/x": `href="http://127.0.0.1:8080/x"`,
+		"![cat](https://x.y/c)":   `>cat</a>`,
+		"- [x] done":              `type="checkbox"`,
+		"a <b>bold</b> tag":       "a &lt;b&gt;bold&lt;/b&gt; tag",
+		"<div>\n*kept*\n</div>":   "&lt;div&gt;\n*kept*\n&lt;/div&gt;",
+		"<!-- a\nb -->\nafter":    "&lt;!-- a\nb --&gt;",
 	} {
 		if got := string(m.html(in)); !strings.Contains(got, want) {
 			t.Errorf("%q is shown as %s, want %s in it", in, got, want)

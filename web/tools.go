@@ -13,7 +13,7 @@ var toolLabels = map[string]string{
 	"bash": "Ran", "read": "Read", "edit": "Edited", "write": "Wrote", "patch": "Patched", "apply_patch": "Patched",
 	"grep": "Searched", "glob": "Looked for", "list": "Listed", "webfetch": "Fetched", "websearch": "Searched the web",
 	"task": "Delegated", "todowrite": "Planned", "todoread": "Looked at the plan", "skill": "Used a skill",
-	"create_pull_request": "Opened a pull request", "ask": "Asked",
+	"create_pull_request": "Pull request", "ask": "Asked",
 }
 
 // toolInputs are the fields of a tool's input that say best what it is about, in order.

@@ -79,7 +79,7 @@ export class Transcript {
     const p = this.part(f);
     if (!p) return;
     p.bytes = encode(f.text || '');
-    p.el.textContent = f.text || '';
+    keepAtEnd(p.el, () => { p.el.textContent = f.text || ''; });
   }
 
   // delta adds text at an offset in bytes; false means that text is missing.
@@ -91,7 +91,7 @@ export class Transcript {
     if (f.offset > p.bytes.length) return false;
     const added = encode(text);
     if (f.offset === p.bytes.length) {
-      p.el.append(text);
+      keepAtEnd(p.el, () => p.el.append(text));
       p.bytes = join(p.bytes, added);
     } else {
       p.bytes = join(p.bytes.slice(0, f.offset), added);
@@ -188,6 +188,14 @@ export class Transcript {
     row.classList.add('target');
     setTimeout(() => row.classList.remove('target'), 2500);
   }
+}
+
+// keepAtEnd keeps the end of a box that scrolls in view while it grows, unless
+// the reader scrolled back.
+function keepAtEnd(box, grow) {
+  const atEnd = box.scrollHeight - box.scrollTop - box.clientHeight < 30;
+  grow();
+  if (atEnd) box.scrollTop = box.scrollHeight;
 }
 
 const encode = (s) => new TextEncoder().encode(s);
