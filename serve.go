@@ -263,8 +263,9 @@ func (c *control) run(ctx context.Context) error {
 	return errors.Join(group.Wait(), c.endSandboxes())
 }
 
-// endSandboxes ends what could not be parked, because it was still being
-// prepared, if nothing shall be left running.
+// endSandboxes ends what the engine could not park, because it was still being
+// prepared, if nothing shall be left running. Killing it would forget the
+// filesystem of a session that was being continued.
 func (c *control) endSandboxes() error {
 	if !c.cfg.ParkOnExit {
 		return nil
@@ -277,7 +278,7 @@ func (c *control) endSandboxes() error {
 		}
 		box, err := c.provider.Attach(ctx, info.ID)
 		if err == nil {
-			err = box.Kill(ctx)
+			_, err = box.Park(ctx)
 		}
 		if err != nil && !errors.Is(err, sandbox.ErrGone) {
 			return fmt.Errorf("ending sandbox %s: %w", info.Name, err)
