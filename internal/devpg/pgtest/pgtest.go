@@ -1,6 +1,6 @@
 // Package pgtest gives each test a database of its own on a real Postgres.
 //
-// One cluster serves a test binary: in memory where the system has /dev/shm,
+// One cluster serves a test binary: in memory where /dev/shm has room for it,
 // without fsync. A template is migrated once, and each test gets a copy in
 // about ten milliseconds. The cluster ends with the test binary, however that
 // ends, and its folder is removed.
@@ -108,12 +108,22 @@ func databaseURL(name string) string {
 	return u.String()
 }
 
-func start() error {
-	root := os.TempDir()
-	if info, err := os.Stat("/dev/shm"); err == nil && info.IsDir() {
-		root = "/dev/shm"
+// memoryNeeded is the room in /dev/shm, in bytes, for which it is taken: Postgres
+// keeps up to 1 GB of its log there, and 8 MB for each test that runs.
+const memoryNeeded = 2 << 30
+
+// place is where the cluster's folder is made. Containers often have a /dev/shm
+// of 64 MB, which the second database would fill.
+func place() string {
+	var shm syscall.Statfs_t
+	if err := syscall.Statfs("/dev/shm", &shm); err == nil && shm.Bavail*uint64(shm.Bsize) >= memoryNeeded {
+		return "/dev/shm"
 	}
-	dir, err := os.MkdirTemp(root, "openinspect-pgtest-")
+	return os.TempDir()
+}
+
+func start() error {
+	dir, err := os.MkdirTemp(place(), "openinspect-pgtest-")
 	if err != nil {
 		return fmt.Errorf("making the cluster's folder: %w", err)
 	}
@@ -173,7 +183,7 @@ func startJanitor(dir string) (io.Closer, error) {
 
 func stop() error {
 	if cluster.running == nil {
-		return nil
+		return os.RemoveAll(cluster.dir) // what a failed start left, or nothing
 	}
 	cluster.creator.Close()
 	if err := cluster.running.Stop(); err != nil {
