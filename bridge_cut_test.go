@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -9,20 +10,35 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 )
 
-// bridgeCutter stands between sandboxes and the machine listener, and cuts the
-// bridges that go through it, and nothing else.
+// bridgeCutter stands between sandboxes and the machine listener, and loses and
+// cuts the bridges that go through it, and nothing else.
 type bridgeCutter struct {
 	listener net.Listener
 	upstream string
 	work     sync.WaitGroup
 
 	mu      sync.Mutex
-	bridges map[net.Conn]bool
+	bridges map[net.Conn]*bridgeEnd
 	dialled int
+}
+
+// bridgeEnd is where a bridge's frames go up. A lost one takes them and passes
+// nothing on, like a network that is gone and has not said so.
+type bridgeEnd struct {
+	net.Conn
+	lost atomic.Bool
+}
+
+func (e *bridgeEnd) Write(p []byte) (int, error) {
+	if e.lost.Load() {
+		return len(p), nil
+	}
+	return e.Conn.Write(p)
 }
 
 // cutBridges puts itself in the machine listener's place. Sandboxes that are
@@ -30,7 +46,7 @@ type bridgeCutter struct {
 func (r *rig) cutBridges() *bridgeCutter {
 	r.Helper()
 	socket := filepath.Join(r.practice.dir, "machine", "machine.sock")
-	c := &bridgeCutter{upstream: socket + ".behind", bridges: map[net.Conn]bool{}}
+	c := &bridgeCutter{upstream: socket + ".behind", bridges: map[net.Conn]*bridgeEnd{}}
 	if err := os.Rename(socket, c.upstream); err != nil {
 		r.Fatal(err)
 	}
@@ -63,10 +79,11 @@ func (c *bridgeCutter) serve() {
 // pass carries one connection. A bridge is known by its first bytes.
 func (c *bridgeCutter) pass(down net.Conn) {
 	defer down.Close()
-	up, err := net.Dial("unix", c.upstream)
+	conn, err := net.Dial("unix", c.upstream)
 	if err != nil {
 		return
 	}
+	up := &bridgeEnd{Conn: conn}
 	defer up.Close()
 	first := make([]byte, 4096)
 	n, err := down.Read(first)
@@ -74,8 +91,8 @@ func (c *bridgeCutter) pass(down net.Conn) {
 		return
 	}
 	if bytes.HasPrefix(first, []byte("GET /bridge")) {
-		c.note(down, true)
-		defer c.note(down, false)
+		c.opened(down, up)
+		defer c.closed(down)
 	}
 	if _, err := up.Write(first[:n]); err != nil {
 		return
@@ -87,14 +104,25 @@ func (c *bridgeCutter) pass(down net.Conn) {
 	_, _ = io.Copy(down, up)
 }
 
-func (c *bridgeCutter) note(conn net.Conn, open bool) {
+func (c *bridgeCutter) opened(down net.Conn, up *bridgeEnd) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if open {
-		c.bridges[conn] = true
-		c.dialled++
-	} else {
-		delete(c.bridges, conn)
+	c.bridges[down] = up
+	c.dialled++
+}
+
+func (c *bridgeCutter) closed(down net.Conn) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.bridges, down)
+}
+
+// lose lets nothing more of the open bridges reach the control plane.
+func (c *bridgeCutter) lose() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, up := range c.bridges {
+		up.lost.Store(true)
 	}
 }
 
@@ -102,8 +130,8 @@ func (c *bridgeCutter) note(conn net.Conn, open bool) {
 func (c *bridgeCutter) cut() int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for conn := range c.bridges {
-		conn.Close()
+	for down := range c.bridges {
+		down.Close()
 	}
 	return len(c.bridges)
 }
@@ -136,6 +164,14 @@ func TestABridgeThatIsCutAgainAndAgainIsNotNoticed(t *testing.T) {
 				err = fmt.Errorf("%d texts", n)
 			}
 			return err
+		})
+		cutter.lose()
+		before := len(r.practice.model.Requests())
+		r.eventually("the agent works on", 20*time.Second, func() error {
+			if len(r.practice.model.Requests()) <= before {
+				return errors.New("it has not asked the model again")
+			}
+			return nil
 		})
 		if cutter.cut() == 0 {
 			t.Error("there is no bridge to cut")
