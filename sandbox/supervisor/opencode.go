@@ -28,7 +28,9 @@ type opencode struct {
 	exited chan struct{} // closed when it ended
 	ending error         // why; written before exited is closed
 
-	session string // id of the conversation; used by the goroutine that runs prompts
+	// Used by the goroutine that runs prompts.
+	session string // id of the conversation
+	sound   bool   // has begun an answer, and nothing says that it is broken; see quieten
 
 	mu  sync.Mutex
 	sub *subscription

@@ -221,6 +221,15 @@ func (t *transcript) finished() (done, none bool, failure *apiError) {
 	return newest.Time.Completed > 0, false, newest.Error
 }
 
+// begun tells whether there is anything of the agent's answer.
+func (t *transcript) begun() bool { return len(t.parts) > 0 }
+
+// aborted tells whether OpenCode was interrupted; the second form is that of its
+// runtime, for what it does before it has a message to say it in.
+func (e *apiError) aborted() bool {
+	return e.Name == "MessageAbortedError" || strings.Contains(e.Data.Message, "All fibers interrupted")
+}
+
 // failureSentence says what went wrong so that a person can act on it.
 func failureSentence(e *apiError) string {
 	message := strings.TrimSpace(e.Data.Message)
@@ -235,8 +244,8 @@ func failureSentence(e *apiError) string {
 		return "The conversation has grown too long for the model: start a new session."
 	case e.Name == "MessageOutputLengthError":
 		return "The model's answer was longer than it may be, and was cut."
-	case e.Name == "MessageAbortedError":
-		return "The agent was interrupted."
+	case e.aborted():
+		return "The agent was interrupted. It is started anew."
 	case message != "":
 		return "The model did not answer: " + message
 	}

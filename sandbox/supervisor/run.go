@@ -86,6 +86,7 @@ func (s *supervisor) converse(ctx context.Context, t *turn) error {
 	}
 	t.emit(sandbox.KindAccepted, sandbox.BodyAccepted{})
 	err = c.follow(ctx)
+	agent.sound = (agent.sound || c.script.begun()) && !c.aborted
 	t.answer(c.script.reply())
 	if t.isSettled() {
 		return errStopped
@@ -144,14 +145,20 @@ func sentence(err error) string {
 
 // quieten ends everything that a prompt left running; interrupted says that the
 // agent itself may still be at work. An OpenCode that does not become idle is
-// ended too.
+// ended too, and so is one that is not sound: an abort while it makes ready for
+// its first answer is remembered by OpenCode 1.18 as the result of making ready,
+// and every later prompt fails with it ("All fibers interrupted").
 func (s *supervisor) quieten(ctx context.Context, interrupted bool) {
 	agent := s.currentAgent()
 	idle := make(chan bool, 1)
-	if interrupted && agent.alive() {
-		s.family.tasks.Go(func() { idle <- agent.becomeIdle(ctx) })
-	} else {
+	switch {
+	case !interrupted || !agent.alive():
 		idle <- true
+	case !agent.sound:
+		agent.kill()
+		idle <- true
+	default:
+		s.family.tasks.Go(func() { idle <- agent.becomeIdle(ctx) })
 	}
 	strays, cancel := context.WithTimeout(ctx, strayWait)
 	defer cancel()

@@ -180,6 +180,23 @@ func TestStopSettlesAtOnceAndEndsTheWholeProcessTree(t *testing.T) {
 	}
 }
 
+func TestStopBeforeTheAgentsFirstWordLeavesNothingBrokenBehind(t *testing.T) {
+	t.Parallel()
+	p := newPlane(t, longScript, twoScript)
+	b := p.newBox()
+	p.prompt("p1", "take long", "Alice")
+	p.prompt("p2", "make two", "Bob")
+	b.start()
+	p.wait("p1 accepted", func(e sandbox.Event) bool { return e.Prompt == "p1" && e.Kind == sandbox.KindAccepted })
+	p.stop("p1")
+	if end := p.settled("p1"); end.Outcome != sandbox.OutcomeStopped {
+		t.Errorf("settled as %+v", end)
+	}
+	if end := p.settled("p2"); end.Outcome != sandbox.OutcomeCompleted || end.Answer != "Two is there." {
+		t.Errorf("the queued prompt settled as %+v", end)
+	}
+}
+
 func TestAPromptFailsWithANamedReasonWhenTheAgentDiesAndTheNextOneWorks(t *testing.T) {
 	t.Parallel()
 	p := newPlane(t, longScript, twoScript)

@@ -173,6 +173,7 @@ type conversation struct {
 	failure  *apiError // the last error that OpenCode reported
 	idleAt   time.Time // since when OpenCode is idle without having answered
 	retry    string    // what the model's provider said before the newest retry
+	aborted  bool      // OpenCode says that it was interrupted; a stop would have ended the turn before
 }
 
 // limits are the turn's deadlines.
@@ -337,7 +338,7 @@ func (c *conversation) look(ctx context.Context) (done bool, err error) {
 	ended, none, failure := c.script.finished()
 	switch {
 	case ended && failure != nil:
-		return true, errors.New(failureSentence(failure))
+		return true, c.failed(failure)
 	case ended:
 		return true, nil
 	}
@@ -349,9 +350,14 @@ func (c *conversation) look(ctx context.Context) (done bool, err error) {
 		return false, nil
 	}
 	if c.failure != nil {
-		return true, errors.New(failureSentence(c.failure))
+		return true, c.failed(c.failure)
 	}
 	return true, errors.New("the agent stopped without an answer")
+}
+
+func (c *conversation) failed(e *apiError) error {
+	c.aborted = e.aborted()
+	return errors.New(failureSentence(e))
 }
 
 // catchUp shows the transcript everything that the session holds since our
