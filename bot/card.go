@@ -90,7 +90,7 @@ func (v cardView) origin() string {
 	parts := []string{who}
 	if v.Session.Repository != "" {
 		where := "*" + escape(v.Session.Repository) + "*"
-		if v.Session.RepositoryWhy != "" {
+		if v.Session.RepositoryWhy != "" && v.Prompt.Position <= 1 { // later ones come to a session that is about it
 			where += " (" + escape(v.Session.RepositoryWhy) + ")"
 		}
 		parts = append(parts, where)

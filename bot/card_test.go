@@ -65,6 +65,18 @@ func ended(v *cardView, state sessions.PromptState, reason string) {
 
 func queued(v *cardView) { v.Prompt.State, v.Prompt.StartedAt = sessions.Queued, nil }
 
+func TestOnlyTheFirstCardSaysWhyThatRepository(t *testing.T) {
+	t.Parallel()
+	v := cardOf(folded(t), func(*cardView) {})
+	why := "(" + v.Session.RepositoryWhy + ")"
+	for position, want := range map[int64]bool{1: true, 2: false} {
+		v.Prompt.Position = position
+		if said := strings.Contains(v.origin(), why); said != want || !strings.Contains(v.origin(), v.Session.Repository) {
+			t.Errorf("the card of request %d says %q", position, v.origin())
+		}
+	}
+}
+
 func TestCardsShowHowItGoes(t *testing.T) {
 	t.Parallel()
 	working := []any{

@@ -190,7 +190,7 @@ func TestTextOfAttackersIsOnlyText(t *testing.T) {
 	s.write(sandbox.KindDiff, sandbox.BodyDiff{Files: []sandbox.FileDiff{{Path: attacks[1], Status: attacks[0], Patch: "+" + all}}})
 	s.write(sandbox.KindTodo, sandbox.BodyTodo{Items: []sandbox.TodoItem{{Text: all, State: `x" onclick="alert(1)`}}})
 	s.write(sessions.KindArtifact, sessions.BodyArtifact{Kind: "pull_request", URL: "javascript:window.hacked=1", Title: all})
-	s.write(sessions.KindWaiting, sessions.BodyWaiting{For: "github", Text: all, URL: "javascript:window.hacked=1", Menu: []string{attacks[1]}})
+	s.write(sessions.KindWaiting, sessions.BodyWaiting{For: "github", Text: all, URL: "javascript:window.hacked=1", ByHand: "javascript:window.hacked=1", Menu: []string{attacks[1]}})
 	s.write(sandbox.KindCommit, sandbox.BodyCommit{SHA: attacks[0], Subject: all, Author: all, Left: attacks})
 	s.end(sessions.BodyEnded{State: sessions.Failed, Reason: all})
 	for range 2 { // as it arrives live, and as it is read again

@@ -1,11 +1,15 @@
 package web
 
 import (
+	"encoding/json"
 	"html/template"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"openinspect/sandbox"
+	"openinspect/sessions"
 )
 
 func TestOutputIsShownAsATerminalLeavesIt(t *testing.T) {
@@ -106,6 +110,44 @@ func TestFoldKeepsWhatIsOpenUntilItIsSuperseded(t *testing.T) {
 	} {
 		if tc.got != tc.want {
 			t.Errorf("%s: %q, want %q", name, tc.got, tc.want)
+		}
+	}
+}
+
+func TestWhatIsNormalIsALineAndWhatPeopleHaveToDoHasButtons(t *testing.T) {
+	t.Parallel()
+	endHighlighting(t)
+	static, err := newAssets()
+	if err != nil {
+		t.Fatal(err)
+	}
+	pages, err := parseTemplates(static)
+	if err != nil {
+		t.Fatal(err)
+	}
+	rd := newRowRenderer(nil, pages)
+	show := func(kind, prompt string, body any) string {
+		data, err := json.Marshal(body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r, err := rd.render(t.Context(), sessions.Event{Session: "s1", Seq: 1, Prompt: prompt, Kind: kind, Body: data})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(r.HTML)
+	}
+	if got := show(sandbox.KindNote, "", sandbox.BodyNote{Text: "The sandbox is parked."}); strings.Contains(got, "callout") || !strings.Contains(got, "is parked") {
+		t.Errorf("a parked sandbox is shown as %s", got)
+	}
+	if got := show(sandbox.KindNote, "p1", sandbox.BodyNote{Text: "Too large."}); !strings.Contains(got, "callout") {
+		t.Errorf("a remark on a request is shown as %s", got)
+	}
+	ask := show(sessions.KindWaiting, "p1", sessions.BodyWaiting{For: "github", Text: "Not connected.",
+		URL: "https://inspect.test/link/github", ByHand: "https://github.test/compare"})
+	for _, want := range []string{`href="https://inspect.test/link/github">Connect GitHub`, `href="https://github.test/compare"`, "Open it by hand"} {
+		if !strings.Contains(ask, want) {
+			t.Errorf("the question is shown as %s, want %s in it", ask, want)
 		}
 	}
 }
