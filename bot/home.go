@@ -94,7 +94,8 @@ func githubSection(v homeView) slack.Block {
 }
 
 func sessionLine(v homeView, s sessions.Summary) string {
-	parts := []string{fmt.Sprintf("%s *%s*", statusIcon(s.Status), link(v.PageURL(s.ID), clip(firstOf(s.Title, "Session "+s.ID), 100))), escape(s.Status)}
+	title := strings.ReplaceAll(clip(firstOf(s.Title, "Session "+s.ID), 100), "*", "∗") // a star would end the bold
+	parts := []string{fmt.Sprintf("%s *%s*", statusIcon(s.Status), link(v.PageURL(s.ID), title)), escape(s.Status)}
 	if s.Repository != "" {
 		parts = append(parts, escape(s.Repository))
 	}
