@@ -45,13 +45,13 @@ func (r *rig) in(t testing.TB) *rig {
 	return &part
 }
 
-// faultRig is a practice for a fault test, its sandboxes with short deadlines,
-// its Slack with less than minutes between two tries to deliver an event.
-func faultRig(t *testing.T) *rig {
+// faultRig is a practice for a fault test, with settings of its own, and with a
+// Slack that lets no minutes pass between two tries to deliver an event.
+func faultRig(t *testing.T, settings ...string) *rig {
 	t.Helper()
 	return startRig(t, func(p *practice) {
 		p.scripts = faultScripts.write(t)
-		p.extraEnv = append(p.extraEnv, "SETUP_TIMEOUT=5s", "MODEL_SILENCE=10s")
+		p.extraEnv = append(p.extraEnv, settings...)
 		p.slackOpt.Retries = []time.Duration{0, time.Second, 2 * time.Second, 4 * time.Second, 8 * time.Second}
 	})
 }
@@ -238,7 +238,7 @@ func TestAPracticeThatIsStoppedLeavesNothingRunningAndGoesOnLater(t *testing.T) 
 }
 
 func TestAModelThatDoesNotWorkEndsThePromptWithItsReason(t *testing.T) {
-	r := faultRig(t)
+	r := faultRig(t, "MODEL_SILENCE=15s")
 	for _, c := range []struct {
 		kind   practicemodel.FaultKind
 		while  string // what the card says before the end
@@ -263,7 +263,7 @@ func TestAModelThatDoesNotWorkEndsThePromptWithItsReason(t *testing.T) {
 }
 
 func TestASetupScriptThatDoesNotWorkIsTold(t *testing.T) {
-	r := faultRig(t)
+	r := faultRig(t, "SETUP_TIMEOUT=5s")
 	for _, c := range []struct{ name, script, reason, shows string }{
 		{"it fails", "echo installing the impossible\nexit 7\n", "exit status 7", "installing the impossible"},
 		{"it hangs", "echo waiting for nothing\nsleep 1000\n", "did not end within 5s", "waiting for nothing"},
