@@ -60,7 +60,7 @@ func faultRig(t *testing.T, settings ...string) *rig {
 func (r *rig) runningPrompt() (thread string) {
 	r.Helper()
 	thread = r.say("alice", r.channel("greeter"), "", "@inspect work for long in acme/greeter")
-	r.eventually("the command runs", time.Minute, func() error {
+	r.eventually("the command runs", 2*time.Minute, func() error {
 		var n int
 		err := r.db.Get(&n, `select count(*) from events e join sessions s on s.id = e.session_id
 			where s.thread = $1 and e.kind = 'tool'`, thread)
