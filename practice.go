@@ -194,6 +194,12 @@ func (p *practice) openStandins(ctx context.Context, group *errgroup.Group) (err
 	if err := p.listenOn(ctx, group, &p.state.GitHubPort, p.github.Handler()); err != nil {
 		return err
 	}
+	// Carol is not connected, but may write: connecting is all that she lacks.
+	for _, repository := range p.github.Seed().Repositories {
+		if err := p.github.SetRole(repository, "carol", "write"); err != nil {
+			return fmt.Errorf("giving Carol her rights: %w", err)
+		}
+	}
 	p.slack.SetURL(p.slackURL())
 	p.github.SetURL(p.githubURL())
 	group.Go(func() error { return p.slack.Run(ctx) })
@@ -323,7 +329,7 @@ func (p *practice) saveState() error {
 func (p *practice) welcome() {
 	model := "scripted stand-in (set ANTHROPIC_API_KEY, OPENAI_API_KEY or OPENROUTER_API_KEY for a real one)"
 	if p.model == nil {
-		model = "the real one of your environment"
+		model = "the one that your environment names"
 	}
 	channel := ""
 	for _, c := range p.slack.Seed().Channels {

@@ -186,8 +186,25 @@ func (e *Engine) pullRequestOpened(ctx context.Context, d Delivery, pr PullReque
 		if err != nil {
 			return err
 		}
+		if err := t.tellOpenedLate(ctx, s, d, pr); err != nil {
+			return err
+		}
 		return t.answerCall(ctx, s.ID, d.Key, toolResult{text: fmt.Sprintf("Pull request #%d is open: %s", pr.Number, pr.URL)})
 	})
+}
+
+// tellOpenedLate tells the thread of a pull request whose prompt has ended
+// meanwhile: its answer could not name it.
+func (t *tx) tellOpenedLate(ctx context.Context, s Session, d Delivery, pr PullRequest) error {
+	p, err := readPrompt(ctx, t, d.Prompt)
+	if err != nil {
+		return err
+	}
+	if s.ThreadTS == "" || !p.State.Settled() {
+		return nil
+	}
+	return t.tell(ctx, Notice{Key: "opened:" + d.Key, Session: s.ID, Thread: Thread{s.Team, s.Channel, s.ThreadTS},
+		Text: fmt.Sprintf("Pull request #%d is open now, as %s: %s", pr.Number, pr.Author, pr.URL)})
 }
 
 // pullRequestRefused tells the agent and the person why there is none. A person
