@@ -38,5 +38,10 @@ bench:
 	@scripts/setup test
 	@scripts/bench
 
+# readme writes the tables, pictures the screenshots, that README shows.
 readme: build
 	@$(GO) test -count=1 -run TestReadme -update .
+
+pictures:
+	@scripts/setup test
+	@$(GO) test -count=1 -run TestAPersonDoesTheMainJobInABrowser -update .
