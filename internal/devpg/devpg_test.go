@@ -213,6 +213,42 @@ func TestAPrivateHomeOfRootDoesNotMatter(t *testing.T) {
 	}
 }
 
+func TestATemporaryFolderThatIsDeletedLeavesNothingBehind(t *testing.T) {
+	t.Parallel()
+	private := func() string { // a folder in a home that other accounts cannot enter
+		home, err := os.MkdirTemp("", "devpg-gone-") // 0700
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { os.RemoveAll(home) })
+		return filepath.Join(home, "pg")
+	}
+	gone, kept := private(), private()
+	data := func(dir string) string {
+		location, err := os.ReadFile(filepath.Join(dir, "location"))
+		if err != nil { // not root: the data lies in the folder itself
+			return filepath.Join(dir, "data")
+		}
+		return strings.TrimSpace(string(location))
+	}
+	for _, dir := range []string{gone, kept} {
+		if err := start(t, dir).Stop(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	goneData, keptData := data(gone), data(kept)
+	if err := os.RemoveAll(gone); err != nil {
+		t.Fatal(err)
+	}
+	start(t, private())
+	if _, err := os.Stat(goneData); !os.IsNotExist(err) {
+		t.Errorf("the deleted folder's data is still in %s: %v", goneData, err)
+	}
+	if _, err := os.Stat(keptData); err != nil {
+		t.Errorf("the other folder's data is gone: %v", err)
+	}
+}
+
 func BenchmarkSecondStart(b *testing.B) {
 	dir, err := os.MkdirTemp("", "devpg-bench-")
 	if err != nil {

@@ -3,7 +3,6 @@ package devpg
 import (
 	"bytes"
 	"context"
-	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -14,7 +13,6 @@ import (
 	osuser "os/user"
 	"path/filepath"
 	"strconv"
-	"strings"
 	"syscall"
 )
 
@@ -44,12 +42,6 @@ func findAccount() (account, error) {
 	return account{}, errors.New("the private Postgres does not run as root, and there is neither an account postgres nor nobody: start this program as another user, or set DATABASE_URL")
 }
 
-// elsewhere is where the data lies when the account cannot reach the folder.
-const elsewhere = "/var/lib/openinspect"
-
-// marker names the file in a folder that says where its data lies instead.
-const marker = "location"
-
 // prepareFolder makes the folder, or the one that stands for it, and returns
 // its absolute path.
 func prepareFolder(dir string, who account, log *slog.Logger) (string, error) {
@@ -73,35 +65,7 @@ func prepareFolder(dir string, who account, log *slog.Logger) (string, error) {
 	if reachable(real, who) {
 		return real, nil
 	}
-	other, err := readOrMark(filepath.Join(dir, marker))
-	if err != nil {
-		return "", err
-	}
-	log.Info("the database's account cannot enter its folder; the data lies elsewhere", "folder", dir, "data", other)
-	if err := os.MkdirAll(other, 0o711); err != nil {
-		return "", fmt.Errorf("the account of Postgres cannot enter %s, and %s cannot be made (%w): choose a data folder outside of a private home, or set DATABASE_URL", dir, other, err)
-	}
-	return other, nil
-}
-
-// readOrMark returns the path that the marker names, making a new one first.
-func readOrMark(path string) (string, error) {
-	data, err := os.ReadFile(path)
-	if err == nil {
-		name := strings.TrimSpace(string(data))
-		if filepath.Dir(name) != elsewhere {
-			return "", fmt.Errorf("%s names %q, which is not in %s: delete the file to begin with a new database", path, name, elsewhere)
-		}
-		return name, nil
-	}
-	if !errors.Is(err, os.ErrNotExist) {
-		return "", fmt.Errorf("reading where the database's data lies: %w", err)
-	}
-	name := filepath.Join(elsewhere, "postgres-"+strings.ToLower(rand.Text()[:12]))
-	if err := os.WriteFile(path, []byte(name+"\n"), 0o644); err != nil {
-		return "", fmt.Errorf("noting where the database's data lies: %w", err)
-	}
-	return name, nil
+	return moveElsewhere(dir, log)
 }
 
 // reachable says whether the account can enter the folder and all above it.
