@@ -155,7 +155,7 @@ func (r *rig) reached(thread, ts, text string) (accepted, asked time.Duration) {
 	}
 	r.eventually("the prompt is accepted", time.Minute, func() error {
 		var at time.Time
-		err := r.db.Get(&at, `select e.at from events e join prompts p on p.id = e.prompt_id join sessions s on s.id = p.session_id
+		err := r.db.Get(&at, `select (e.body->>'at')::timestamptz from events e join prompts p on p.id = e.prompt_id join sessions s on s.id = p.session_id
 			where s.thread = $1 and e.kind = 'accepted' and p.text like $2 || '%'`, thread, text)
 		accepted = at.Sub(said)
 		return err

@@ -1,5 +1,7 @@
 package sandbox
 
+import "time"
+
 // Kinds of events that the supervisor sends. The session's log has more, which
 // the control plane writes itself (see package sessions).
 const (
@@ -35,8 +37,10 @@ type BodyPhase struct {
 	Log    string `json:"log,omitempty"` // the tail of what it printed, if it failed
 }
 
-// BodyAccepted has nothing to say: its time is what matters.
-type BodyAccepted struct{}
+// BodyAccepted says when OpenCode had taken the prompt, by the box's clock.
+type BodyAccepted struct {
+	At time.Time `json:"at"`
+}
 
 // BodyText is a finished part of text or reasoning.
 type BodyText struct {

@@ -84,7 +84,7 @@ func (s *supervisor) converse(ctx context.Context, t *turn) error {
 	if err := s.ask(ctx, c, t.body(s.settings.provider(), model, asked)); err != nil {
 		return err
 	}
-	t.emit(sandbox.KindAccepted, sandbox.BodyAccepted{})
+	t.emit(sandbox.KindAccepted, sandbox.BodyAccepted{At: time.Now()})
 	err = c.follow(ctx)
 	agent.sound = (agent.sound || c.script.begun()) && !c.aborted
 	t.answer(c.script.reply())
