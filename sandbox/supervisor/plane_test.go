@@ -457,6 +457,7 @@ func body[T any](t testing.TB, e sandbox.Event) T {
 type box struct {
 	t      testing.TB
 	config boxConfig
+	tmp    string // its temporary directory
 	cmd    *exec.Cmd
 	done   chan struct{}
 	err    error
@@ -466,9 +467,21 @@ type box struct {
 func (p *plane) newBox() *box {
 	p.t.Helper()
 	dir := p.t.TempDir()
-	return &box{t: p.t, config: boxConfig{
+	tmp, err := os.MkdirTemp("", "box-") // short, for the sockets in it
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	home := filepath.Join(dir, "home")
+	p.t.Cleanup(func() {
+		os.RemoveAll(tmp) // OpenCode unpacks libraries there and leaves them
+		// Only root can empty the folder that quietConfig closes.
+		if err := os.Chmod(filepath.Join(home, ".config", "opencode"), 0o755); err != nil && !os.IsNotExist(err) {
+			p.t.Error(err)
+		}
+	})
+	return &box{t: p.t, tmp: tmp, config: boxConfig{
 		Control: p.control, Token: testToken, OpenCode: opencodetest.Binary(p.t),
-		Home: filepath.Join(dir, "home"), Workspace: filepath.Join(dir, "workspace"),
+		Home: home, Workspace: filepath.Join(dir, "workspace"),
 	}}
 }
 
@@ -485,7 +498,7 @@ func (b *box) start() {
 	}
 	b.cmd = exec.Command(exe)
 	b.cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "SUPERVISOR_UNDER_TEST=" + string(raw),
-		sandbox.EnvToken + "=" + testToken, "TMPDIR=" + os.TempDir()}
+		sandbox.EnvToken + "=" + testToken, "TMPDIR=" + b.tmp}
 	log := &tailWriter{}
 	b.cmd.Stderr = log
 	b.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
