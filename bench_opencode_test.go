@@ -11,8 +11,8 @@ import (
 	"time"
 )
 
-// startOpenCode starts the pinned OpenCode on a clone of acme/greeter, as plain
-// as it comes, with the practice's scripted model.
+// startOpenCode starts the pinned OpenCode on a clone of acme/greeter, with the
+// practice's scripted model and the settings that the supervisor uses.
 func startOpenCode(b testing.TB, r *rig) lone {
 	b.Helper()
 	binary, err := ensureOpenCode(b.Context())
@@ -24,7 +24,8 @@ func startOpenCode(b testing.TB, r *rig) lone {
 		b.Fatalf("cloning: %v\n%s", err, out)
 	}
 	config, err := json.Marshal(map[string]any{
-		"model": "practice/practice", "small_model": "practice/practice", "enabled_providers": []string{"practice"}, "share": "disabled",
+		"model": "practice/practice", "small_model": "practice/practice", "enabled_providers": []string{"practice"},
+		"share": "disabled", "autoupdate": false, "snapshot": false,
 		"permission": map[string]string{"*": "allow"},
 		"provider": map[string]any{"practice": map[string]any{
 			"npm": "@ai-sdk/openai-compatible", "options": map[string]any{"baseURL": r.info.Model.URL, "apiKey": r.practice.state.ModelKey},
@@ -44,7 +45,8 @@ func startOpenCode(b testing.TB, r *rig) lone {
 	cmd.Dir = work
 	cmd.Env = append(os.Environ(), "HOME="+home, "PWD="+work, "XDG_CONFIG_HOME="+home+"/config", "XDG_DATA_HOME="+home+"/data",
 		"XDG_STATE_HOME="+home+"/state", "XDG_CACHE_HOME="+home+"/cache", "OPENCODE_CONFIG_CONTENT="+string(config),
-		"OPENCODE_DISABLE_MODELS_FETCH=1", "NPM_CONFIG_OFFLINE=true", "OPENCODE_DISABLE_AUTOUPDATE=1", "OPENCODE_CLIENT=bench")
+		"OPENCODE_DISABLE_MODELS_FETCH=1", "NPM_CONFIG_OFFLINE=true", "OPENCODE_DISABLE_AUTOUPDATE=1", "OPENCODE_CLIENT=bench",
+		"OPENCODE_DISABLE_LSP_DOWNLOAD=1", "OPENCODE_DISABLE_DEFAULT_PLUGINS=1", "OPENCODE_DISABLE_EXTERNAL_SKILLS=1", "OPENCODE_DISABLE_CLAUDE_CODE=1")
 	if err := cmd.Start(); err != nil {
 		b.Fatal(err)
 	}
