@@ -25,6 +25,7 @@ import (
 	practicegithub "openinspect/internal/practice/github"
 	practicemodel "openinspect/internal/practice/model"
 	practiceslack "openinspect/internal/practice/slack"
+	"openinspect/sandbox/image"
 )
 
 // practice is the product on one machine with nothing configured: it runs the
@@ -111,6 +112,7 @@ func (p *practice) run(ctx context.Context) (err error) {
 	page.Close() // it was only to know that the address is free, and which port it is
 	opencode := os.Getenv("OPENCODE_PATH")
 	if opencode == "" {
+		p.announceFetch()
 		if opencode, err = ensureOpenCode(ctx); err != nil {
 			return err
 		}
@@ -151,6 +153,17 @@ func (p *practice) run(ctx context.Context) (err error) {
 		return nil
 	}
 	return announceErr
+}
+
+// announceFetch says what takes its time at the first start.
+func (p *practice) announceFetch() {
+	dir, err := image.CacheDir(os.Getenv("OPENINSPECT_CACHE"))
+	if err != nil {
+		return // ensureOpenCode says it
+	}
+	if _, err := os.Stat(image.OpenCodePath(dir)); err != nil {
+		fmt.Fprintln(p.out, "fetching OpenCode "+image.OpenCodeVersion+" from npm, once (60 MB)")
+	}
 }
 
 // announce waits until the product is ready, connects the people's accounts and

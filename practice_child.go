@@ -120,7 +120,8 @@ func (c *child) waitReady(ctx context.Context) error {
 func passEnv() []string {
 	var out []string
 	for _, name := range []string{"PATH", "HOME", "TMPDIR", "LANG", "XDG_CACHE_HOME", "GOFLAGS", "GOPROXY", "GOCACHE", "GOMODCACHE",
-		"npm_config_cache", "npm_config_registry", "SSL_CERT_FILE", "HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY", "LOCAL_UNISOLATED",
+		"npm_config_cache", "npm_config_registry", "SSL_CERT_FILE", "SSL_CERT_DIR", "NODE_EXTRA_CA_CERTS", "HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY",
+		"https_proxy", "http_proxy", "no_proxy", "LOCAL_UNISOLATED",
 		"OPENCODE_PATH", "EGRESS_ALLOW", "LOG_LEVEL", "PARK_AFTER", "PROMPT_TIMEOUT", "SETUP_TIMEOUT", "MODEL_SILENCE", "BOOT_TIMEOUT",
 		"MAX_SANDBOXES", "MAX_QUEUE", "BOT_PULL_REQUESTS", "AGENT_INSTRUCTIONS", "BUDGET_SESSION_USD", "BUDGET_PERSON_DAY_USD",
 		"BUDGET_DAY_USD", "SMALL_MODEL", "MODEL_PRICES"} {
