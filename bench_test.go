@@ -207,6 +207,12 @@ func BenchmarkTaskAgainstOpenCodeAlone(b *testing.B) {
 	b.ReportMetric(millis(quantile(direct, 0.5)), "direct-ms")
 	b.ReportMetric(millis(quantile(whole, 0.5))/millis(quantile(direct, 0.5)), "ratio")
 	b.ReportMetric(1.10, "ratio-max")
+	var taken []time.Duration
+	for range 20 {
+		taken = append(taken, alone.taken("say hello"))
+	}
+	b.ReportMetric(millis(quantile(taken, 0.5)), "direct-accepted-p50-ms")
+	b.ReportMetric(millis(quantile(taken, 0.95)), "direct-accepted-p95-ms")
 	b.ReportMetric(0, "ns/op")
 }
 
@@ -222,13 +228,33 @@ func (l lone) prompt(text string) {
 	l.post("/session/"+l.session+"/message", map[string]any{"parts": []map[string]string{{"type": "text", "text": text}}}, nil)
 }
 
+// taken sends a prompt without waiting for its answer, returns how long OpenCode
+// needed to take it, and waits until it is idle again.
+func (l lone) taken(text string) time.Duration {
+	l.Helper()
+	began := time.Now()
+	l.post("/session/"+l.session+"/prompt_async", map[string]any{"parts": []map[string]string{{"type": "text", "text": text}}}, nil)
+	took := time.Since(began)
+	for busy := true; busy; {
+		var statuses map[string]any
+		l.call(http.MethodGet, "/session/status", nil, &statuses)
+		_, busy = statuses[l.session]
+	}
+	return took
+}
+
 func (l lone) post(path string, body, into any) {
 	l.Helper()
 	data, err := json.Marshal(body)
 	if err != nil {
 		l.Fatal(err)
 	}
-	req, err := http.NewRequest(http.MethodPost, l.url+path, bytes.NewReader(data))
+	l.call(http.MethodPost, path, bytes.NewReader(data), into)
+}
+
+func (l lone) call(method, path string, body io.Reader, into any) {
+	l.Helper()
+	req, err := http.NewRequest(method, l.url+path, body)
 	if err != nil {
 		l.Fatal(err)
 	}
@@ -239,10 +265,10 @@ func (l lone) post(path string, body, into any) {
 	}
 	defer resp.Body.Close()
 	answer, err := io.ReadAll(resp.Body)
-	if err != nil || resp.StatusCode != http.StatusOK {
+	if err != nil || resp.StatusCode/100 != 2 {
 		l.Fatalf("OpenCode answers %s: %s %v", resp.Status, answer, err)
 	}
-	if into != nil {
+	if into != nil && len(answer) > 0 {
 		if err := json.Unmarshal(answer, into); err != nil {
 			l.Fatal(err)
 		}

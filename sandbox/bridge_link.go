@@ -28,13 +28,17 @@ type bridgeServer struct {
 	timing timing
 }
 
+// writeBuffers are shared: a bridge writes seldom, and needs one only while it does.
+var writeBuffers sync.Pool
+
 func (b *bridgeServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	token := r.Header.Get(TokenHeader)
 	if token == "" {
 		http.Error(w, "the sandbox's token is missing", http.StatusUnauthorized)
 		return
 	}
-	up := websocket.Upgrader{HandshakeTimeout: b.timing.greet, ReadBufferSize: 4 << 10, WriteBufferSize: 4 << 10}
+	up := websocket.Upgrader{HandshakeTimeout: b.timing.greet, ReadBufferSize: 4 << 10, WriteBufferSize: 4 << 10,
+		WriteBufferPool: &writeBuffers}
 	ws, err := up.Upgrade(w, r, nil)
 	if err != nil {
 		return // Upgrade has answered

@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -256,10 +257,14 @@ func (p *Provider) copyProgram(path string) error {
 }
 
 // copyProgramTo makes a whole copy appear under a name, unless one has meanwhile.
+// No process is forked while the copy is open: it would inherit the descriptor
+// until its exec, and a program that anybody may write cannot be run (ETXTBSY).
 func copyProgramTo(in *os.File, path string) error {
 	if _, err := in.Seek(0, io.SeekStart); err != nil {
 		return err
 	}
+	syscall.ForkLock.RLock()
+	defer syscall.ForkLock.RUnlock()
 	out, err := os.CreateTemp(filepath.Dir(path), ".new-*")
 	if err != nil {
 		return err
