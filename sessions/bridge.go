@@ -82,7 +82,7 @@ func (e *Engine) ServeBridge(ctx context.Context, token string, l *sandbox.Link)
 func (a *actor) run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	a.e.hub.listenOn(ctx, actorTopic(a.session), a.wake)
-	calls := make(chan sandbox.Call, 16)
+	calls := make(chan sandbox.Call, 4)
 	beats := make(chan sandbox.Heartbeat, 1)
 	g.Go(func() error { return a.receive(ctx, calls, beats) })
 	g.Go(func() error { return a.store(ctx) })
@@ -150,7 +150,7 @@ func (e *Engine) adopt(ctx context.Context, token string, l *sandbox.Link) (*act
 	hello := l.Hello()
 	scrub := e.scrub.with(token)
 	a := &actor{e: e, link: l, boot: hello.Boot, scrub: scrub, parts: newParts(scrub),
-		arrived: make(chan sandbox.Message, 64), wake: make(chan struct{}, 1), noted: make(chan struct{}, 1)}
+		arrived: make(chan sandbox.Message, 32), wake: make(chan struct{}, 1), noted: make(chan struct{}, 1)}
 	a.unsettled = map[string]time.Time{}
 	known := map[string]bool{}
 	for _, p := range hello.Prompts {

@@ -24,7 +24,7 @@ type PartDelta struct {
 }
 
 // subscriptionBuffer is how many updates a reader may be behind before it lags.
-const subscriptionBuffer = 256
+const subscriptionBuffer = 64
 
 // Subscription delivers updates of one session. If the reader is slower than
 // the session, updates are dropped and Lagged is signalled: it reads the tables

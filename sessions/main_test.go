@@ -2,6 +2,7 @@ package sessions_test
 
 import (
 	"flag"
+	"os"
 	"testing"
 
 	"openinspect/internal/devpg/pgtest"
@@ -12,6 +13,10 @@ import (
 const rapidChecks = "30"
 
 func TestMain(m *testing.M) {
+	if os.Getenv(peersVariable) != "" {
+		servePeers(os.Stdin)
+		return
+	}
 	if err := flag.Set("rapid.checks", rapidChecks); err != nil {
 		panic(err)
 	}
