@@ -344,11 +344,11 @@ func TestTheDefaultAllowListComesFromTheToolsConfiguration(t *testing.T) {
 	home := t.TempDir()
 	t.Setenv("HOME", home)
 	t.Setenv("GOFLAGS", "")
-	t.Setenv("GOPROXY", "https://user:secret@goproxy.example.com/mod|http://other.example.com:8081,direct")
+	t.Setenv("GOPROXY", "https://user:secret@modules.example.com/mod|http://other.example.com:8081,direct")
 	t.Setenv("GOSUMDB", "sums.example.com+1234+key")
 	t.Setenv("npm_config_registry", "https://npm.example.com:8443/r/")
 	got := DefaultAllowList(t.Context())
-	for _, want := range []string{"goproxy.example.com", "other.example.com:8081", "sums.example.com", "npm.example.com:8443"} {
+	for _, want := range []string{"modules.example.com", "other.example.com:8081", "sums.example.com", "npm.example.com:8443"} {
 		if !strings.Contains(" "+strings.Join(got, " ")+" ", " "+want+" ") {
 			t.Errorf("%s is missing in %v", want, got)
 		}
