@@ -134,26 +134,15 @@ func (b *Bot) earlier(ctx context.Context, m said) string {
 
 // before reads the people's messages of a thread up to the mention.
 func (b *Bot) before(ctx context.Context, m said) ([]slack.Message, error) {
-	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
-	defer cancel()
+	all, err := b.replies(ctx, slack.GetConversationRepliesParameters{ChannelID: m.Channel, Timestamp: m.ThreadTS, Latest: m.TS})
+	if err != nil {
+		return nil, err
+	}
 	var out []slack.Message
-	cursor := ""
-	for range 5 { // pages: the root comes first, the latest last
-		msgs, more, next, err := b.api.GetConversationRepliesContext(ctx, &slack.GetConversationRepliesParameters{
-			ChannelID: m.Channel, Timestamp: m.ThreadTS, Latest: m.TS, Limit: 200, Cursor: cursor,
-		})
-		if err != nil {
-			return out, err
+	for _, msg := range all {
+		if msg.BotID == "" && msg.User != b.self.user && msg.Timestamp < m.TS && strings.TrimSpace(msg.Text) != "" {
+			out = append(out, msg)
 		}
-		for _, msg := range msgs {
-			if msg.BotID == "" && msg.User != b.self.user && msg.Timestamp < m.TS && strings.TrimSpace(msg.Text) != "" {
-				out = append(out, msg)
-			}
-		}
-		if !more || next == "" {
-			break
-		}
-		cursor = next
 	}
 	return out, nil
 }

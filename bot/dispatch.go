@@ -85,8 +85,13 @@ func (b *Bot) onMessage(ctx context.Context, e *event) error {
 	case !m.mention:
 		return nil
 	}
-	if !m.mention && addressesOthers(e.Text) {
-		return nil // people talk to each other
+	if !m.mention {
+		if addressesOthers(e.Text) {
+			return nil // people talk to each other
+		}
+		if before, err := b.precedes(ctx, m); err != nil || before {
+			return err
+		}
 	}
 	return b.onSaid(ctx, m)
 }
@@ -138,10 +143,13 @@ func (b *Bot) request(ctx context.Context, m said, author sessions.Person) error
 	if m.session == nil && m.ThreadTS != "" {
 		text = joinParagraphs(text, b.earlier(ctx, m))
 	}
-	_, err := b.engine.Accept(ctx, sessions.Request{
+	accepted, err := b.engine.Accept(ctx, sessions.Request{
 		Key: m.key, Source: sessions.FromSlack, Author: author.ID, Text: text,
 		Attachments: attachments, Thread: &m.thread, MessageTS: m.TS,
 	})
+	if err == nil && m.mention && (accepted.New || accepted.Duplicate) && m.late() {
+		err = b.overtaken(ctx, m)
+	}
 	return b.orTell(ctx, err, m.key, m.thread, "")
 }
 

@@ -41,6 +41,8 @@ type event struct {
 	Edited      *struct {
 		TS string `json:"ts"`
 	} `json:"edited"`
+
+	again bool // Slack sends it another time
 }
 
 // userField reads a user that is an id in most events and an object in some.
@@ -142,6 +144,9 @@ func decode(req socketmode.Request) (in inbound) {
 		}
 		if json.Unmarshal(req.Payload, &payload) == nil {
 			in.event = payload.Event
+		}
+		if in.event != nil {
+			in.event.again = req.RetryAttempt > 0
 		}
 	case "interactive":
 		var p press

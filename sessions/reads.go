@@ -86,6 +86,17 @@ func (e *Engine) SessionOfThread(ctx context.Context, t Thread) (Session, error)
 	return readSession(ctx, e.db, id)
 }
 
+// FirstMessage is the ts of the earliest Slack message that is a request of the
+// session; empty if none is.
+func (e *Engine) FirstMessage(ctx context.Context, session string) (string, error) {
+	var ts string
+	err := e.db.GetContext(ctx, &ts, `select coalesce(min(message_ts), '') from prompts where session_id = $1`, session)
+	if err != nil {
+		return "", fmt.Errorf("reading the first message of %s: %w", session, err)
+	}
+	return ts, nil
+}
+
 // Summary is a session in a list, with what people see of it.
 type Summary struct {
 	Session
