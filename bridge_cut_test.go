@@ -167,7 +167,7 @@ func TestABridgeThatIsCutAgainAndAgainIsNotNoticed(t *testing.T) {
 		})
 		cutter.lose()
 		before := len(r.practice.model.Requests())
-		r.eventually("the agent works on", 20*time.Second, func() error {
+		r.eventually("the agent works on", time.Minute, func() error {
 			if len(r.practice.model.Requests()) <= before {
 				return errors.New("it has not asked the model again")
 			}
@@ -176,7 +176,7 @@ func TestABridgeThatIsCutAgainAndAgainIsNotNoticed(t *testing.T) {
 		if cutter.cut() == 0 {
 			t.Error("there is no bridge to cut")
 		}
-		r.eventually("the bridge is opened again", 10*time.Second, func() error {
+		r.eventually("the bridge is opened again", 30*time.Second, func() error {
 			if n := cutter.dials(); n <= cuts {
 				return fmt.Errorf("it was opened %d times", n)
 			}
@@ -187,7 +187,7 @@ func TestABridgeThatIsCutAgainAndAgainIsNotNoticed(t *testing.T) {
 		t.Errorf("the prompt is %s already: the last cuts did not disturb it", p[0].State)
 	}
 	prompts := r.waitSettled(thread, 1, time.Minute)
-	r.waitMessage(channel, thread, 10*time.Second, "I have counted.")
+	r.waitMessage(channel, thread, 30*time.Second, "I have counted.")
 	r.checkThread(channel, thread, prompts)
 	r.checkLog(prompts[0].Session)
 	r.checkCounted(prompts[0].Session, steps)

@@ -99,7 +99,7 @@ func TestAPersonDoesTheMainJobInABrowser(t *testing.T) {
 	slack.do(chromedp.WaitVisible(chromedp.CSS("body[data-ready=true]")),
 		chromedp.SendKeys(testid("composer"), "@inspect fix the failing test in acme/greeter\n"))
 	var thread string
-	r.eventually("the request is taken", 10*time.Second, func() error {
+	r.eventually("the request is taken", 30*time.Second, func() error {
 		return r.db.Get(&thread, "select thread from sessions")
 	})
 	var session string
@@ -109,21 +109,21 @@ func TestAPersonDoesTheMainJobInABrowser(t *testing.T) {
 	slack.do(chromedp.Navigate(r.info.Slack.WorkspaceURL + "?channel=" + channel + "&thread=" + thread + "&as=" + bob.ID))
 	slack.do(chromedp.WaitVisible(testid("thread-composer")),
 		chromedp.SendKeys(testid("thread-composer"), "and add a usage section to the README\n"))
-	slack.sees("Queued", 20*time.Second)
+	slack.sees("Queued", time.Minute)
 
 	// The same browser is Bob in Slack, so signing in to the page needs no more than a click.
 	page := r.info.URL + "/sessions/" + session
 	slack.do(chromedp.Navigate(r.info.URL + "/signin/slack?return=/sessions/" + session))
-	slack.sees("acme/greeter", 20*time.Second)
+	slack.sees("acme/greeter", time.Minute)
 	slack.sees("go test", time.Minute)
 	slack.picture("page")
 
 	prompts := r.waitSettled(thread, 2, 3*time.Minute)
 	r.checkThread(channel, thread, prompts)
 	slack.do(chromedp.Navigate(page))
-	slack.sees("Done", 20*time.Second)
-	slack.sees("Pull request", 20*time.Second)
+	slack.sees("Done", time.Minute)
+	slack.sees("Pull request", time.Minute)
 	slack.do(chromedp.Navigate(r.info.Slack.WorkspaceURL + "?channel=" + channel + "&thread=" + thread + "&as=" + alice.ID))
-	slack.sees("Done", 20*time.Second)
+	slack.sees("Done", time.Minute)
 	slack.picture("thread")
 }

@@ -81,7 +81,7 @@ func (r *rig) endsFailed(thread, reason string, within time.Duration) {
 		r.Errorf("the prompt ended as %s: %q, want failed with %q", prompts[0].State, prompts[0].Reason, reason)
 	}
 	channel := r.channel("greeter")
-	r.waitMessage(channel, thread, 20*time.Second, "Failed", reason)
+	r.waitMessage(channel, thread, time.Minute, "Failed", reason)
 	r.checkThread(channel, thread, prompts)
 	r.checkLog(prompts[0].Session)
 }
@@ -112,7 +112,7 @@ func (r *rig) boxProcess(thread, part string) int {
 		return keeper
 	}
 	pid := 0
-	r.eventually("a process of the sandbox with "+part, 10*time.Second, func() error {
+	r.eventually("a process of the sandbox with "+part, 30*time.Second, func() error {
 		if pid = descendant(keeper, part); pid == 0 {
 			return fmt.Errorf("none below %d", keeper)
 		}
@@ -209,7 +209,7 @@ func TestAPracticeThatIsStoppedLeavesNothingRunningAndGoesOnLater(t *testing.T) 
 	channel := r.channel("greeter")
 	running := r.runningPrompt()
 	booting := r.say("bob", channel, "", "@inspect say hello in acme/greeter")
-	r.eventually("the second sandbox begins", 20*time.Second, func() error {
+	r.eventually("the second sandbox begins", time.Minute, func() error {
 		var n int
 		err := r.db.Get(&n, `select count(*) from sandboxes where state <> 'none'`)
 		if err == nil && n != 2 {
@@ -273,7 +273,7 @@ func TestASetupScriptThatDoesNotWorkIsTold(t *testing.T) {
 			r.commitFile("website", ".openinspect/setup.sh", "#!/bin/sh\n"+c.script)
 			thread := r.say("alice", r.channel("greeter"), "", "@inspect say hello in acme/website")
 			r.endsFailed(thread, c.reason, time.Minute)
-			r.waitMessage(r.channel("greeter"), thread, 10*time.Second, "setup.sh", c.shows)
+			r.waitMessage(r.channel("greeter"), thread, 30*time.Second, "setup.sh", c.shows)
 		})
 	}
 }

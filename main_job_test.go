@@ -19,7 +19,7 @@ func TestTheMainJobOfTwoPeopleEndsInAPullRequest(t *testing.T) {
 	channel := r.channel("greeter")
 	thread := r.say("alice", channel, "", "@inspect fix the failing test in acme/greeter")
 
-	card := r.waitMessage(channel, thread, 5*time.Second, "acme/greeter", r.info.URL+"/sessions/")
+	card := r.waitMessage(channel, thread, 30*time.Second, "acme/greeter", r.info.URL+"/sessions/")
 	if !strings.Contains(card.shows(), "named in the message") {
 		t.Errorf("the card does not say why this repository: %s", card.shows())
 	}
@@ -30,7 +30,7 @@ func TestTheMainJobOfTwoPeopleEndsInAPullRequest(t *testing.T) {
 		return nil
 	})
 	r.say("bob", channel, thread, "add a usage section to the README")
-	r.waitMessage(channel, thread, 10*time.Second, "Queued")
+	r.waitMessage(channel, thread, 30*time.Second, "Queued")
 
 	prompts := r.waitSettled(thread, 2, 3*time.Minute)
 	for _, p := range prompts {
@@ -128,11 +128,11 @@ func (r *rig) checkLog(session string) {
 // checkPullRequest checks who opened the session's pull request and whose commits are in it.
 func (r *rig) checkPullRequest(session string) {
 	r.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	client := r.octocat("alice")
 	var pulls []*github.PullRequest
-	r.eventually("the pull request", 10*time.Second, func() (err error) {
+	r.eventually("the pull request", 30*time.Second, func() (err error) {
 		pulls, _, err = client.PullRequests.List(ctx, "acme", "greeter", &github.PullRequestListOptions{State: "all", Head: "acme:inspect/" + session})
 		if err == nil && len(pulls) != 1 {
 			err = fmt.Errorf("there are %d", len(pulls))
@@ -142,7 +142,7 @@ func (r *rig) checkPullRequest(session string) {
 	if login := pulls[0].GetUser().GetLogin(); login != "alice" {
 		r.Errorf("the pull request was opened by %s", login)
 	}
-	r.eventually("both people's commits", 20*time.Second, func() error {
+	r.eventually("both people's commits", time.Minute, func() error {
 		commits, _, err := client.PullRequests.ListCommits(ctx, "acme", "greeter", pulls[0].GetNumber(), nil)
 		if err != nil {
 			return err

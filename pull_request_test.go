@@ -42,25 +42,25 @@ func TestThePullRequestOfAPersonWithoutGitHubWaitsUntilTheyConnectIt(t *testing.
 	link := r.info.URL + "/link/github?session=" + session
 	compare := r.info.GitHub.GitURL + "acme/greeter/compare/main...inspect/" + session
 	r.whispered("carol", channel, thread, 10*time.Second, "has not connected a GitHub account", link, compare, "Leave+a+note")
-	r.waitMessage(channel, thread, 10*time.Second, "no pull request was opened", compare)
+	r.waitMessage(channel, thread, 30*time.Second, "no pull request was opened", compare)
 	if pulls := r.pullsOf(session); len(pulls) != 0 {
 		t.Errorf("there is a pull request: %+v", pulls)
 	}
 
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	if err := r.practice.linkPerson(ctx, r.user("carol").Token, "carol"); err != nil {
 		t.Fatal(err)
 	}
 	t.Run("who may write has the waiting one opened in their name", func(t *testing.T) {
 		r := r.in(t)
-		r.eventually("Carol's pull request", 20*time.Second, func() error {
+		r.eventually("Carol's pull request", time.Minute, func() error {
 			if pulls := r.pullsOf(session); len(pulls) != 1 || pulls[0].GetUser().GetLogin() != "carol" {
 				return fmt.Errorf("the pull requests are %+v", pulls)
 			}
 			return nil
 		})
-		r.waitMessage(channel, thread, 10*time.Second, fmt.Sprintf("/pull/%d", r.pullsOf(session)[0].GetNumber()))
+		r.waitMessage(channel, thread, 30*time.Second, fmt.Sprintf("/pull/%d", r.pullsOf(session)[0].GetNumber()))
 	})
 	t.Run("who may only read is told so", func(t *testing.T) {
 		r := r.in(t)
@@ -68,7 +68,7 @@ func TestThePullRequestOfAPersonWithoutGitHubWaitsUntilTheyConnectIt(t *testing.
 			t.Fatal(err)
 		}
 		thread, session := ask(r)
-		r.waitMessage(channel, thread, 20*time.Second, "may not open pull requests", "acme/greeter")
+		r.waitMessage(channel, thread, time.Minute, "may not open pull requests", "acme/greeter")
 		if pulls := r.pullsOf(session); len(pulls) != 0 {
 			t.Errorf("there is a pull request: %+v", pulls)
 		}

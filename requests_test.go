@@ -35,7 +35,7 @@ func TestARequestThatCannotBeTakenIsAnsweredWithASentence(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			r := r.in(t)
 			thread := r.say("alice", channel, "", c.text)
-			r.waitMessage(channel, thread, 10*time.Second, c.shows...)
+			r.waitMessage(channel, thread, 30*time.Second, c.shows...)
 			r.noSession(thread)
 		})
 	}
@@ -45,7 +45,7 @@ func TestARequestThatCannotBeTakenIsAnsweredWithASentence(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		r.waitMessage(channel, thread, 10*time.Second, "I only take requests from people")
+		r.waitMessage(channel, thread, 30*time.Second, "I only take requests from people")
 		r.noSession(thread)
 	})
 	t.Run("200 kB on the page", func(t *testing.T) {
@@ -78,18 +78,18 @@ func TestAPersonIsAskedWhichRepositoryAndChoosesIt(t *testing.T) {
 	r := faultRig(t)
 	channel := r.channel("general")
 	thread := r.say("alice", channel, "", "@inspect say hello")
-	menu := r.waitMessage(channel, thread, 20*time.Second, "choose_repository", "acme/greeter", "acme/website")
+	menu := r.waitMessage(channel, thread, time.Minute, "choose_repository", "acme/greeter", "acme/website")
 	r.click("bob", channel, menu.TS, "choose_repository", "acme/website")
 	prompts := r.waitSettled(thread, 1, time.Minute)
 	if prompts[0].State != "completed" {
 		t.Errorf("the prompt ended as %s: %s", prompts[0].State, prompts[0].Reason)
 	}
-	r.waitMessage(channel, thread, 10*time.Second, fmt.Sprintf("<@%s> chose acme/website.", r.user("bob").ID))
-	r.waitMessage(channel, thread, 10*time.Second, "*acme/website* (chosen by Bob")
+	r.waitMessage(channel, thread, 30*time.Second, fmt.Sprintf("<@%s> chose acme/website.", r.user("bob").ID))
+	r.waitMessage(channel, thread, 30*time.Second, "*acme/website* (chosen by Bob")
 	r.checkThread(channel, thread, prompts)
 	r.checkLog(prompts[0].Session)
 
 	next := r.say("carol", channel, "", "@inspect say hello again")
-	r.waitMessage(channel, next, 10*time.Second, "*acme/website* (this channel's repository)")
+	r.waitMessage(channel, next, 30*time.Second, "*acme/website* (this channel's repository)")
 	r.waitSettled(next, 1, time.Minute)
 }

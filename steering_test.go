@@ -137,7 +137,7 @@ func containsAll(s string, texts []string) bool {
 func (r *rig) cardOf(channel, thread, prompt string) slackMessage {
 	r.Helper()
 	var card slackMessage
-	r.eventually("the card of "+prompt, 20*time.Second, func() error {
+	r.eventually("the card of "+prompt, time.Minute, func() error {
 		for _, m := range r.thread(channel, thread) {
 			if m.Metadata.Payload.Key == "card:"+prompt {
 				card = m
@@ -188,14 +188,14 @@ func (r *rig) stopsAtOnce(channel, thread string, stop func(running promptRow)) 
 	r.Helper()
 	shell := r.boxProcess(thread, "seq 1 600")
 	r.say("carol", channel, thread, "say hello")
-	r.eventually("the queued prompt", 10*time.Second, func() error {
+	r.eventually("the queued prompt", 30*time.Second, func() error {
 		if n := len(r.promptsOf(thread)); n != 2 {
 			return fmt.Errorf("there are %d", n)
 		}
 		return nil
 	})
 	stop(r.promptsOf(thread)[0])
-	r.eventually("the command's processes end", 5*time.Second, func() error {
+	r.eventually("the command's processes end", 30*time.Second, func() error {
 		if err := syscall.Kill(shell, 0); err == nil {
 			return fmt.Errorf("process %d lives", shell)
 		}
@@ -216,7 +216,7 @@ func (r *rig) stopsAtOnce(channel, thread string, stop func(running promptRow)) 
 // that text and state.
 func (r *rig) waitPrompt(session, ts, text, state string) {
 	r.Helper()
-	r.eventually("the prompt "+text, 10*time.Second, func() error {
+	r.eventually("the prompt "+text, 30*time.Second, func() error {
 		var p promptRow
 		err := r.db.Get(&p, `select id, session_id, state, reason, text from prompts where message_ts = $1`, ts)
 		if err == nil && (p.Text != text || p.State != state || p.Session != session) {
@@ -244,7 +244,7 @@ func TestAThreadThatHasASessionTakesMentionsEditsDeletesAndThePagesPrompts(t *te
 	t.Run("a mention is queued in the same session", func(t *testing.T) {
 		r := r.in(t)
 		r.waitPrompt(session, r.say("bob", channel, thread, "@inspect say hello once more"), "say hello once more", "queued")
-		r.waitMessage(channel, thread, 10*time.Second, "Queued, 1 ahead", "say hello once more")
+		r.waitMessage(channel, thread, 30*time.Second, "Queued, 1 ahead", "say hello once more")
 	})
 	t.Run("an edit changes a queued prompt", func(t *testing.T) {
 		r := r.in(t)
@@ -252,7 +252,7 @@ func TestAThreadThatHasASessionTakesMentionsEditsDeletesAndThePagesPrompts(t *te
 		r.waitPrompt(session, ts, "say hello wrongly", "queued")
 		r.rewrite("bob", channel, ts, "say hello rightly")
 		r.waitPrompt(session, ts, "say hello rightly", "queued")
-		r.waitMessage(channel, thread, 10*time.Second, "say hello rightly")
+		r.waitMessage(channel, thread, 30*time.Second, "say hello rightly")
 	})
 	t.Run("a deleted message cancels its prompt", func(t *testing.T) {
 		r := r.in(t)
@@ -262,7 +262,7 @@ func TestAThreadThatHasASessionTakesMentionsEditsDeletesAndThePagesPrompts(t *te
 			t.Fatal(err)
 		}
 		r.waitPrompt(session, ts, "say hello, or rather not", "cancelled")
-		r.waitMessage(channel, thread, 10*time.Second, "Cancelled", "The message was deleted.")
+		r.waitMessage(channel, thread, 30*time.Second, "Cancelled", "The message was deleted.")
 	})
 	t.Run("an edit of what runs is answered", func(t *testing.T) {
 		r := r.in(t)
@@ -275,7 +275,7 @@ func TestAThreadThatHasASessionTakesMentionsEditsDeletesAndThePagesPrompts(t *te
 		if got.status != http.StatusCreated {
 			t.Fatalf("the page answers %+v", got)
 		}
-		r.waitMessage(channel, thread, 10*time.Second, "Queued", "say hello from the page", "<@"+carol.ID+"> on the web")
+		r.waitMessage(channel, thread, 30*time.Second, "Queued", "say hello from the page", "<@"+carol.ID+"> on the web")
 	})
 
 	r.say("alice", channel, thread, "stop")
