@@ -69,7 +69,7 @@ func (c *child) run(ctx context.Context) error {
 		case <-ctx.Done():
 		case <-time.After(pause):
 		}
-		pause = min(2*pause, 5*time.Second)
+		pause = min(2*pause, time.Second)
 	}
 	return nil
 }

@@ -31,8 +31,10 @@ type call struct {
 	repo *repository // on routes of a repository
 }
 
-func (c *call) ctx() context.Context { return c.r.Context() }
-func (c *call) bare() bare           { return c.s.bare(c.repo) }
+// ctx does not end when the caller hangs up: GitHub finishes what it has begun.
+func (c *call) ctx() context.Context { return context.WithoutCancel(c.r.Context()) }
+
+func (c *call) bare() bare { return c.s.bare(c.repo) }
 
 // arg is a wildcard of the route.
 func (c *call) arg(name string) string { return c.r.PathValue(name) }
