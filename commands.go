@@ -8,8 +8,7 @@ import (
 	"os"
 	"time"
 
-	"github.com/jmoiron/sqlx"
-
+	"openinspect/internal/postgres"
 	"openinspect/migrations"
 	"openinspect/sandbox"
 	"openinspect/sandbox/supervisor"
@@ -35,7 +34,7 @@ func migrateCommand(ctx context.Context, _ []string, stdout, stderr io.Writer) e
 		fmt.Fprintln(stderr, "openinspect: DATABASE_URL is not set (the private database of an unset one is migrated by serve)")
 		return errConfig
 	}
-	db, err := sqlx.Open("postgres", dsn)
+	db, err := postgres.Open(dsn)
 	if err != nil {
 		return fmt.Errorf("DATABASE_URL: %w", err)
 	}

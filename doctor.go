@@ -13,11 +13,10 @@ import (
 	"strings"
 	"time"
 
-	"github.com/jmoiron/sqlx"
-
 	"openinspect/bot"
 	"openinspect/internal/devpg"
 	"openinspect/internal/github"
+	"openinspect/internal/postgres"
 	"openinspect/sandbox"
 	"openinspect/sandbox/local"
 )
@@ -47,7 +46,7 @@ func (c *Config) checkDatabase(ctx context.Context) (string, error) {
 	if c.DatabaseURL == "" {
 		return checkPrivateDatabase(ctx)
 	}
-	db, err := sqlx.Open("postgres", c.DatabaseURL)
+	db, err := postgres.Open(c.DatabaseURL)
 	if err != nil {
 		return "", fmt.Errorf("DATABASE_URL: %w", err)
 	}

@@ -28,7 +28,7 @@ var imports = map[string][]string{
 	"sandbox/image":       {"sandbox"},
 	"sandbox/sandboxtest": {"sandbox"},
 	// Support for tests: imported by test files only, see testSupport.
-	"internal/devpg/pgtest":           {"internal/devpg", "migrations"},
+	"internal/devpg/pgtest":           {"internal/devpg", "internal/postgres", "migrations"},
 	"sandbox/supervisor/opencodetest": {"sandbox/image"},
 	"sessions/sessionstest":           {"sessions", "sandbox", "internal/seal", "internal/devpg/pgtest"},
 	"internal/practice/modal":         {"sandbox/local", "sandbox"},
@@ -38,6 +38,7 @@ var imports = map[string][]string{
 	"internal/practice/model":         {},
 	"internal/doors":                  {},
 	"internal/devpg":                  {},
+	"internal/postgres":               {},
 	"internal/seal":                   {},
 	"migrations":                      {},
 	"sandbox":                         {},

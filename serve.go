@@ -15,7 +15,6 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/jmoiron/sqlx"
-	_ "github.com/lib/pq" // the database driver
 	"golang.org/x/sync/errgroup"
 
 	"openinspect/bot"
@@ -23,6 +22,7 @@ import (
 	"openinspect/internal/doors"
 	"openinspect/internal/github"
 	"openinspect/internal/model"
+	"openinspect/internal/postgres"
 	"openinspect/internal/seal"
 	"openinspect/migrations"
 	"openinspect/sandbox"
@@ -106,7 +106,7 @@ func (c *control) openDatabase(ctx context.Context) (err error) {
 		dsn = c.cluster.URL
 	}
 	c.dsn = dsn
-	if c.db, err = sqlx.Open("postgres", dsn); err != nil {
+	if c.db, err = postgres.Open(dsn); err != nil {
 		return fmt.Errorf("DATABASE_URL: %w", err)
 	}
 	c.db.SetMaxOpenConns(32)

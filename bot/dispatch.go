@@ -52,9 +52,9 @@ type said struct {
 	*event
 	key     string // I1
 	thread  sessions.Thread
-	session *sessions.Session // of the thread, if it has one
-	text    string            // without the mentions that address the bot; still in Slack's form
-	mention bool              // the bot is addressed by name, or alone
+	session *sessions.ThreadSession // if the thread has one
+	text    string                  // without the mentions that address the bot; still in Slack's form
+	mention bool                    // the bot is addressed by name, or alone
 }
 
 // onMessage decides whether a message is for the bot. app_mention and message
@@ -85,13 +85,8 @@ func (b *Bot) onMessage(ctx context.Context, e *event) error {
 	case !m.mention:
 		return nil
 	}
-	if !m.mention {
-		if addressesOthers(e.Text) {
-			return nil // people talk to each other
-		}
-		if before, err := b.precedes(ctx, m); err != nil || before {
-			return err
-		}
+	if !m.mention && (addressesOthers(e.Text) || m.precedes()) {
+		return nil // people talk, or talked, to each other
 	}
 	return b.onSaid(ctx, m)
 }
@@ -154,7 +149,7 @@ func (b *Bot) request(ctx context.Context, m said, author sessions.Person) error
 }
 
 // stopThread stops what runs in a thread.
-func (b *Bot) stopThread(ctx context.Context, key string, session *sessions.Session, t sessions.Thread, by sessions.Person) error {
+func (b *Bot) stopThread(ctx context.Context, key string, session *sessions.ThreadSession, t sessions.Thread, by sessions.Person) error {
 	if session == nil {
 		return b.tell(ctx, key+":stop", t, "", "There is nothing to stop: no session belongs to this thread.")
 	}

@@ -33,12 +33,8 @@ func spokenAt(ts string) time.Time {
 
 // precedes says whether a reply was said before the request that began its
 // thread's session. The agent has read it then, as what was said earlier.
-func (b *Bot) precedes(ctx context.Context, m said) (bool, error) {
-	first, err := b.engine.FirstMessage(ctx, m.session.ID)
-	if err != nil {
-		return false, err
-	}
-	return m.TS < first, nil // equally long decimals: they sort as text
+func (m said) precedes() bool {
+	return m.TS < m.session.FirstTS // equally long decimals: they sort as text
 }
 
 // overtaken handles the replies that came before the request that they continue:

@@ -201,7 +201,7 @@ func (tw *town) session(thread string) sessions.Session {
 	if err != nil {
 		tw.T.Fatal(err)
 	}
-	return s
+	return s.Session
 }
 
 // prompts are those of a thread's session.

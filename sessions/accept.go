@@ -31,7 +31,7 @@ type Request struct {
 
 // Accepted is what became of a Request.
 type Accepted struct {
-	Session   Session
+	Session   Session // its LastSeq may be the one before the request
 	Prompt    Prompt
 	New       bool // a session was begun
 	Duplicate bool // the key was known: nothing changed
@@ -147,14 +147,12 @@ func (t *tx) accept(ctx context.Context, r Request) (Accepted, error) {
 		if err := t.resolveRepository(ctx, s, p, r, begun); err != nil {
 			return Accepted{}, err
 		}
+		if s, err = readSession(ctx, t, s.ID); err != nil {
+			return Accepted{}, err
+		}
 	}
 	t.wakeSession(s.ID)
-	acc := Accepted{New: begun}
-	if acc.Session, err = readSession(ctx, t, s.ID); err != nil {
-		return acc, err
-	}
-	acc.Prompt, err = readPrompt(ctx, t, p.ID)
-	return acc, err
+	return Accepted{Session: s, Prompt: p, New: begun}, nil
 }
 
 // sessionFor finds and locks the request's session, or begins one. Two requests
@@ -167,11 +165,14 @@ func (t *tx) sessionFor(ctx context.Context, r Request) (s Session, begun bool, 
 		}
 		return s, false, err
 	}
-	id := newID(10)
 	var thread Thread
 	if r.Thread != nil {
 		thread = *r.Thread
+		if s, err = t.lockThread(ctx, thread); !errors.Is(err, ErrNotFound) {
+			return s, false, err
+		}
 	}
+	id := newID(10)
 	res, err := t.ExecContext(ctx, `
 		insert into sessions (id, title, model, team, channel, thread, created_by)
 		values ($1, $2, $3, nullif($4, ''), nullif($5, ''), nullif($6, ''), $7)
@@ -183,16 +184,15 @@ func (t *tx) sessionFor(ctx context.Context, r Request) (s Session, begun bool, 
 	if begun, err = affected(res); err != nil {
 		return s, false, err
 	}
-	if begun {
-		_, err = t.ExecContext(ctx, `insert into sandboxes (session_id) values ($1)`, id)
-	} else {
-		id, err = threadSession(ctx, t, thread)
+	if !begun { // somebody else did meanwhile
+		s, err = t.lockThread(ctx, thread)
+		return s, false, err
 	}
-	if err != nil {
+	if _, err = t.ExecContext(ctx, `insert into sandboxes (session_id) values ($1)`, id); err != nil {
 		return s, false, fmt.Errorf("beginning a session: %w", err)
 	}
 	s, err = t.lockSession(ctx, id)
-	return s, begun, err
+	return s, true, err
 }
 
 // insertPrompt puts the request at the end of the session's queue.
@@ -210,11 +210,13 @@ func (t *tx) insertPrompt(ctx context.Context, s Session, r Request) (Prompt, er
 	if err != nil {
 		return Prompt{}, err
 	}
-	p := Prompt{ID: newID(16), SessionID: s.ID, Author: r.Author, Source: r.Source, Text: r.Text}
-	err = t.GetContext(ctx, &p.Position, `
+	p := Prompt{ID: newID(16), SessionID: s.ID, Author: r.Author, Source: r.Source, Text: r.Text,
+		Attachments: list, Model: r.Model, MessageTS: r.MessageTS}
+	err = t.GetContext(ctx, &p, `
 		insert into prompts (id, session_id, position, author, source, text, attachments, model, message_ts)
 		select $1, $2, coalesce(max(position), 0) + 1, $3, $4, $5, $6, $7, nullif($8, '')
-		from prompts where session_id = $2 returning position`,
+		from prompts where session_id = $2
+		returning position, state, created_at, (select name from people where id = author) as author_name`,
 		p.ID, s.ID, r.Author, r.Source, r.Text, string(list), r.Model, r.MessageTS)
 	if err != nil {
 		return p, fmt.Errorf("queueing a prompt: %w", err)
@@ -226,7 +228,7 @@ func (t *tx) insertPrompt(ctx context.Context, s Session, r Request) (Prompt, er
 			return p, fmt.Errorf("keeping an attachment: %w", err)
 		}
 	}
-	return p, t.GetContext(ctx, &p.AuthorName, `select name from people where id = $1`, r.Author)
+	return p, nil
 }
 
 // describe appends the events of an accepted prompt and records its card.

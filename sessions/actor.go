@@ -284,18 +284,9 @@ func (a *actor) sendAgain(ctx context.Context, running string) error {
 
 // send puts a prompt on the wire.
 func (a *actor) send(ctx context.Context, id string) error {
-	p, err := a.e.Prompt(ctx, id)
+	out, err := a.read(ctx, id)
 	if err != nil {
-		return err
-	}
-	author, err := a.e.Person(ctx, p.Author)
-	if err != nil {
-		return err
-	}
-	out := sandbox.Prompt{ID: p.ID, Text: p.Text, AuthorName: author.Name, AuthorEmail: a.e.noreply(author), Model: p.Model}
-	err = a.e.db.SelectContext(ctx, &out.Attachments, `select name, mime, data from attachments where prompt_id = $1 order by position`, id)
-	if err != nil {
-		return fmt.Errorf("reading the attachments of %s: %w", id, err)
+		return fmt.Errorf("reading the prompt %s: %w", id, err)
 	}
 	a.mu.Lock()
 	a.unsettled[id] = time.Time{}
@@ -305,6 +296,28 @@ func (a *actor) send(ctx context.Context, id string) error {
 		return a.refuse(ctx, id)
 	}
 	return err
+}
+
+// read makes the message of a prompt.
+func (a *actor) read(ctx context.Context, id string) (sandbox.Prompt, error) {
+	var p struct {
+		Text  string `db:"text"`
+		Model string `db:"model"`
+		Files bool   `db:"files"`
+		Person
+	}
+	err := a.e.db.GetContext(ctx, &p, `
+		select p.text, p.model, p.attachments <> '[]' as files, a.name,
+			coalesce(a.github_id, 0) as github_id, coalesce(a.github_login, '') as github_login
+		from prompts p join people a on a.id = p.author where p.id = $1`, id)
+	if err != nil {
+		return sandbox.Prompt{}, notFound(err)
+	}
+	out := sandbox.Prompt{ID: id, Text: p.Text, AuthorName: p.Name, AuthorEmail: a.e.noreply(p.Person), Model: p.Model}
+	if p.Files {
+		err = a.e.db.SelectContext(ctx, &out.Attachments, `select name, mime, data from attachments where prompt_id = $1 order by position`, id)
+	}
+	return out, err
 }
 
 // refuse fails a prompt that can never pass the bridge.
@@ -323,10 +336,10 @@ func (a *actor) refuse(ctx context.Context, id string) error {
 }
 
 // noreply is the address under which a person's commits appear as theirs on
-// GitHub (docs.github.com, "Email addresses reference"), or the bot's for a
-// person that is not linked.
+// GitHub (docs.github.com, "Email addresses reference"), also while their
+// connection does not work; the bot's for a person whose account is not known.
 func (e *Engine) noreply(p Person) string {
-	if !p.Linked() {
+	if p.GitHubID == 0 {
 		return e.cfg.BotEmail
 	}
 	return fmt.Sprintf("%d+%s@users.noreply.github.com", p.GitHubID, p.GitHubLogin)

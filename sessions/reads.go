@@ -62,14 +62,15 @@ func readPerson(ctx context.Context, q sqlx.QueryerContext, id uuid.UUID) (Perso
 	return p, nil
 }
 
-func threadSession(ctx context.Context, q sqlx.QueryerContext, th Thread) (string, error) {
-	var id string
-	err := sqlx.GetContext(ctx, q, &id, `select id from sessions where team = $1 and channel = $2 and thread = $3`,
-		th.Team, th.Channel, th.TS)
+// lockThread reads the session of a thread and takes its row lock.
+func (t *tx) lockThread(ctx context.Context, th Thread) (Session, error) {
+	var s Session
+	err := t.GetContext(ctx, &s, `select `+sessionColumns+` from sessions s
+		where team = $1 and channel = $2 and thread = $3 for no key update`, th.Team, th.Channel, th.TS)
 	if err != nil {
-		return "", fmt.Errorf("reading the session of a thread: %w", notFound(err))
+		return s, fmt.Errorf("locking the session of a thread: %w", notFound(err))
 	}
-	return id, nil
+	return s, nil
 }
 
 // Session reads one session.
@@ -77,24 +78,22 @@ func (e *Engine) Session(ctx context.Context, id string) (Session, error) {
 	return readSession(ctx, e.db, id)
 }
 
-// SessionOfThread reads the session of a Slack thread.
-func (e *Engine) SessionOfThread(ctx context.Context, t Thread) (Session, error) {
-	id, err := threadSession(ctx, e.db, t)
-	if err != nil {
-		return Session{}, err
-	}
-	return readSession(ctx, e.db, id)
+// ThreadSession is the session of a Slack thread.
+type ThreadSession struct {
+	Session
+	FirstTS string `db:"first_ts"` // the earliest message that is a request of the session; empty if none is
 }
 
-// FirstMessage is the ts of the earliest Slack message that is a request of the
-// session; empty if none is.
-func (e *Engine) FirstMessage(ctx context.Context, session string) (string, error) {
-	var ts string
-	err := e.db.GetContext(ctx, &ts, `select coalesce(min(message_ts), '') from prompts where session_id = $1`, session)
+// SessionOfThread reads the session of a Slack thread, or returns ErrNotFound.
+func (e *Engine) SessionOfThread(ctx context.Context, t Thread) (ThreadSession, error) {
+	var s ThreadSession
+	err := e.db.GetContext(ctx, &s, `select `+sessionColumns+`,
+			coalesce((select min(message_ts) from prompts p where p.session_id = s.id), '') as first_ts
+		from sessions s where team = $1 and channel = $2 and thread = $3`, t.Team, t.Channel, t.TS)
 	if err != nil {
-		return "", fmt.Errorf("reading the first message of %s: %w", session, err)
+		return s, fmt.Errorf("reading the session of a thread: %w", notFound(err))
 	}
-	return ts, nil
+	return s, nil
 }
 
 // Summary is a session in a list, with what people see of it.

@@ -69,14 +69,10 @@ func (e *Engine) Withdraw(ctx context.Context, key string, th Thread, messageTS 
 // its session locked. Without such a prompt nothing happens.
 func (e *Engine) onMessage(ctx context.Context, key string, th Thread, messageTS string, f func(*tx, Session, Prompt) error) error {
 	err := e.transact(ctx, func(t *tx) error {
-		id, err := threadSession(ctx, t, th)
+		s, err := t.lockThread(ctx, th)
 		if errors.Is(err, ErrNotFound) {
 			return nil
 		}
-		if err != nil {
-			return err
-		}
-		s, err := t.lockSession(ctx, id)
 		if err != nil {
 			return err
 		}
@@ -84,7 +80,7 @@ func (e *Engine) onMessage(ctx context.Context, key string, th Thread, messageTS
 			return err
 		}
 		var prompt string
-		err = t.GetContext(ctx, &prompt, `select id from prompts where session_id = $1 and message_ts = $2`, id, messageTS)
+		err = t.GetContext(ctx, &prompt, `select id from prompts where session_id = $1 and message_ts = $2`, s.ID, messageTS)
 		if errors.Is(err, sql.ErrNoRows) {
 			return nil
 		}

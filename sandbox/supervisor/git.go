@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"sync"
@@ -143,8 +144,12 @@ func (r *repository) succeeds(ctx context.Context, args ...string) bool {
 	return err == nil
 }
 
-// head returns the commit that is checked out, "" before the first one.
+// head returns the commit that is checked out, "" before the first one. Every
+// prompt waits for it, and a process costs more than two files.
 func (r *repository) head(ctx context.Context) (string, error) {
+	if sha := r.looseHead(); sha != "" {
+		return sha, nil
+	}
 	sha, err := r.line(ctx, "rev-parse", "--verify", "--quiet", "HEAD")
 	if err != nil {
 		var exit *exec.ExitError
@@ -153,6 +158,32 @@ func (r *repository) head(ctx context.Context) (string, error) {
 		}
 	}
 	return sha, err
+}
+
+// objectName is the form of a commit's name, SHA-1 or SHA-256.
+var objectName = regexp.MustCompile(`^([0-9a-f]{40}|[0-9a-f]{64})$`)
+
+// looseHead reads the checked-out commit from HEAD and the branch's own file,
+// which outranks all other places (gitrepository-layout(5)). It returns "" if
+// git keeps it elsewhere, as it does with packed references.
+func (r *repository) looseHead() string {
+	path := "HEAD"
+	for range 2 {
+		data, err := os.ReadFile(filepath.Join(r.dir, ".git", path))
+		if err != nil {
+			return ""
+		}
+		text := strings.TrimSpace(string(data))
+		if objectName.MatchString(text) {
+			return text
+		}
+		ref, symbolic := strings.CutPrefix(text, "ref: ")
+		if !symbolic || !strings.HasPrefix(ref, "refs/") || strings.Contains(ref, "..") {
+			return ""
+		}
+		path = ref
+	}
+	return ""
 }
 
 // exists tells whether there is a checkout to continue with.

@@ -229,3 +229,28 @@ func TestADiffShowsNewRenamedBinaryAndDeletedFiles(t *testing.T) {
 		t.Errorf("+%d -%d, files (-want +got):\n%s", c.additions, c.deletions, diff)
 	}
 }
+
+func TestTheCheckedOutCommitIsKnownWhereverGitKeepsIt(t *testing.T) {
+	g := newGitRig(t)
+	work := g.repo.dir
+	for name, change := range map[string]string{
+		"on a branch":               "git checkout -q -B inspect/1",
+		"in packed references":      "git checkout -q -B inspect/1; git pack-refs --all",
+		"detached":                  "git checkout -q -B inspect/1; git checkout -q --detach",
+		"behind a second name":      "git branch -f real; git symbolic-ref refs/heads/alias refs/heads/real; git symbolic-ref HEAD refs/heads/alias",
+		"in another working tree":   "git checkout -q -B inspect/1; rm -rf ../other; git worktree prune; git worktree add -q --detach ../other; cd ../other",
+		"before the first commit":   "git symbolic-ref HEAD refs/heads/unborn",
+		"a branch outside of heads": "git update-ref refs/elsewhere/x refs/remotes/origin/main; git symbolic-ref HEAD refs/elsewhere/x",
+	} {
+		g.repo.dir = work
+		dir := strings.TrimSpace(g.run(work, nil, "git symbolic-ref HEAD refs/heads/inspect/1 && git reset -q --hard origin/main && ("+change+") && "+
+			"if [ -e ../other ]; then cd ../other; fi; pwd"))
+		want := strings.TrimSpace(g.run(dir, nil, "git rev-parse --verify --quiet HEAD || true"))
+		g.repo.dir = dir
+		if got, err := g.repo.head(t.Context()); err != nil || got != want {
+			t.Errorf("%s: head is %q, %v; git says %q", name, got, err, want)
+		}
+		g.run(work, nil, "rm -rf ../other; git worktree prune")
+	}
+	g.repo.dir = work
+}

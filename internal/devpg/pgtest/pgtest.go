@@ -26,6 +26,7 @@ import (
 	"go.uber.org/goleak"
 
 	"openinspect/internal/devpg"
+	"openinspect/internal/postgres"
 	"openinspect/migrations"
 )
 
@@ -67,7 +68,7 @@ func New(t testing.TB) *sqlx.DB {
 // Open connects to a database of NewURL once more, as another replica would.
 func Open(t testing.TB, url string) *sqlx.DB {
 	t.Helper()
-	db, err := sqlx.Open("postgres", url)
+	db, err := postgres.Open(url)
 	if err != nil {
 		t.Fatal(err)
 	}
