@@ -76,8 +76,8 @@ func (r *repository) endOperation(ctx context.Context) string {
 
 // commitLeftovers commits what is uncommitted and returns the files left out.
 func (r *repository) commitLeftovers(ctx context.Context, c credit) (left []string, err error) {
-	left, err = r.oversized(ctx)
-	if err != nil {
+	left, clean, err := r.oversized(ctx)
+	if err != nil || clean {
 		return nil, err
 	}
 	if err := r.stage(ctx, nil, left); err != nil {

@@ -265,13 +265,13 @@ func (r *repository) clearLocks() {
 	}
 }
 
-// oversized lists changed and new files over maxCommitted, which are left alone.
-func (r *repository) oversized(ctx context.Context) ([]string, error) {
+// oversized lists changed and new files over maxCommitted, which are left alone,
+// and tells whether there are no changed or new files at all.
+func (r *repository) oversized(ctx context.Context) (big []string, clean bool, err error) {
 	out, err := r.git(ctx, "status", "--porcelain", "-z", "--untracked-files=all", "--no-renames")
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
-	var big []string
 	for entry := range strings.SplitSeq(out, "\x00") {
 		if len(entry) < 4 {
 			continue
@@ -281,7 +281,7 @@ func (r *repository) oversized(ctx context.Context) ([]string, error) {
 			big = append(big, entry[3:])
 		}
 	}
-	return big, nil
+	return big, out == "", nil
 }
 
 // stage puts all changes except those of the files in left into an index.
@@ -303,6 +303,13 @@ type change struct {
 // changes compares the working tree, new files included, with commit since. The
 // agent's own index is not touched.
 func (r *repository) changes(ctx context.Context, since string) (change, error) {
+	left, clean, err := r.oversized(ctx)
+	if err != nil {
+		return change{}, err
+	}
+	if head := r.looseHead(); clean && head != "" && head == since {
+		return change{}, nil
+	}
 	tmp, err := os.MkdirTemp("", "openinspect-index-")
 	if err != nil {
 		return change{}, err
@@ -315,10 +322,6 @@ func (r *repository) changes(ctx context.Context, since string) (change, error) 
 		}
 	}
 	index := []string{"GIT_INDEX_FILE=" + name}
-	left, err := r.oversized(ctx)
-	if err != nil {
-		return change{}, err
-	}
 	if err := r.stage(ctx, index, left); err != nil {
 		return change{}, err
 	}

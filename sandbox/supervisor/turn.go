@@ -168,6 +168,7 @@ type conversation struct {
 	opened  <-chan struct{} // the event stream was opened again: look for what was missed
 	script  *transcript
 
+	missed   bool      // the event stream broke: the transcript may lack something
 	progress time.Time // the model's or a tool's last sign of life
 	answered time.Time // OpenCode's last answer to us
 	failure  *apiError // the last error that OpenCode reported
@@ -201,7 +202,7 @@ func (c *conversation) follow(ctx context.Context) error {
 	poll := time.NewTicker(pollEvery)
 	defer poll.Stop()
 	for {
-		look := false
+		look, told := false, false
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
@@ -210,14 +211,15 @@ func (c *conversation) follow(ctx context.Context) error {
 		case <-c.agent.exited:
 			return fmt.Errorf("%w (%w)", errAgentDied, c.agent.ending)
 		case e := <-c.events:
-			look = c.handle(e)
+			told = c.handle(e)
+			look = told
 		case <-c.opened:
-			look = true
+			look, c.missed = true, true
 		case <-poll.C:
 			look = true
 		}
 		if look {
-			if done, err := c.look(ctx); done || err != nil {
+			if done, err := c.look(ctx, told); done || err != nil {
 				return err
 			}
 		}
@@ -315,10 +317,12 @@ func (c *conversation) status(s sessionStatus) {
 	c.turn.emit(sandbox.KindRetry, sandbox.BodyNote{Text: text + "."})
 }
 
-// look reads the session from OpenCode and decides whether the agent is done:
-// OpenCode must not be busy with it, and the newest answer must have ended. A
-// bare session.idle does not say so: it also comes late from a run before.
-func (c *conversation) look(ctx context.Context) (done bool, err error) {
+// look decides whether the agent is done: OpenCode must not be busy with the
+// session, and the newest answer must have ended. A bare session.idle does not
+// say so: it also comes late from a run before. told says that one has just
+// come: then the transcript holds everything that came before it, unless the
+// stream broke; otherwise the session is read from OpenCode as well.
+func (c *conversation) look(ctx context.Context, told bool) (done bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
 	statuses, err := c.agent.client.statuses(ctx)
@@ -327,8 +331,11 @@ func (c *conversation) look(ctx context.Context) (done bool, err error) {
 	}
 	status, busy := statuses[c.session]
 	busy = busy && status.Type != "idle"
-	if err := c.catchUp(ctx); err != nil {
-		return false, nil
+	if c.missed || !busy && !told {
+		if err := c.catchUp(ctx); err != nil {
+			return false, nil
+		}
+		c.missed = false
 	}
 	c.answered = time.Now()
 	if busy {
