@@ -191,8 +191,8 @@ func TestABrokenSandboxIsToldAndTheNextPromptWorks(t *testing.T) {
 	r := faultRig(t)
 	for _, c := range []struct{ name, kill, reason string }{
 		{"OpenCode is killed", "opencode serve", "The agent's program ended unexpectedly"},
-		{"the supervisor is killed", "openinspect supervise", "sandbox"},
-		{"the sandbox is gone", "", "sandbox"}, // its keeper ends, and all with it
+		{"the supervisor is killed", "openinspect supervise", "sandbox was lost"},
+		{"the sandbox is gone", "", "sandbox was lost"}, // its keeper ends, and all with it
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			r := r.in(t)
@@ -244,9 +244,9 @@ func TestAModelThatDoesNotWorkEndsThePromptWithItsReason(t *testing.T) {
 		while  string // what the card says before the end
 		reason string
 	}{
-		{practicemodel.Unauthorized, "", "key"},
-		{practicemodel.Unavailable, "try", "model"},
-		{practicemodel.Hang, "", "model"},
+		{practicemodel.Unauthorized, "", "refused the key (401)"},
+		{practicemodel.Unavailable, "Try 2 follows", "its provider said: The server is overloaded"},
+		{practicemodel.Hang, "", "did not answer for 15s"},
 	} {
 		t.Run(string(c.kind), func(t *testing.T) {
 			r := r.in(t)
