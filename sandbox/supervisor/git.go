@@ -208,8 +208,8 @@ func (r *repository) clone(ctx context.Context, remote string) error {
 // before, else where the base branch is.
 func (r *repository) begin(ctx context.Context, head string) error {
 	start := "refs/remotes/origin/" + r.base
-	if head != "" && r.succeeds(ctx, "cat-file", "-e", head+"^{commit}") {
-		start = head
+	if tip := r.tip(ctx, head); tip != "" {
+		start = tip
 	} else if !r.succeeds(ctx, "rev-parse", "--verify", "--quiet", start) {
 		if r.succeeds(ctx, "rev-parse", "--verify", "--quiet", "HEAD") {
 			return fmt.Errorf("the repository has no branch %s", r.base)
@@ -233,12 +233,26 @@ func (r *repository) resume(ctx context.Context, head string) error {
 	if err := r.returnToBranch(ctx); err != nil {
 		return err
 	}
-	if head == "" || !r.succeeds(ctx, "cat-file", "-e", head+"^{commit}") ||
-		!r.succeeds(ctx, "merge-base", "--is-ancestor", "HEAD", head) {
+	tip := r.tip(ctx, head)
+	if tip == "" || !r.succeeds(ctx, "merge-base", "--is-ancestor", "HEAD", tip) {
 		return nil
 	}
-	_, err := r.git(ctx, "merge", "--quiet", "--ff-only", head)
+	_, err := r.git(ctx, "merge", "--quiet", "--ff-only", tip)
 	return err
+}
+
+// tip is the newest commit of the session's branch that the remote is known to
+// have: head, which the control plane recorded, or what was pushed after it. A
+// control plane that dies in the middle of a push does not record it.
+func (r *repository) tip(ctx context.Context, head string) string {
+	if head != "" && !r.succeeds(ctx, "cat-file", "-e", head+"^{commit}") {
+		head = ""
+	}
+	remote, err := r.line(ctx, "rev-parse", "--verify", "--quiet", "refs/remotes/origin/"+r.branch)
+	if err != nil || head != "" && !r.succeeds(ctx, "merge-base", "--is-ancestor", head, remote) {
+		return head
+	}
+	return remote
 }
 
 // returnToBranch checks out the session's branch if another one is.

@@ -231,6 +231,7 @@ func TestADiffShowsNewRenamedBinaryAndDeletedFiles(t *testing.T) {
 }
 
 func TestTheCheckedOutCommitIsKnownWhereverGitKeepsIt(t *testing.T) {
+	t.Parallel()
 	g := newGitRig(t)
 	work := g.repo.dir
 	for name, change := range map[string]string{
@@ -253,4 +254,31 @@ func TestTheCheckedOutCommitIsKnownWhereverGitKeepsIt(t *testing.T) {
 		g.run(work, nil, "rm -rf ../other; git worktree prune")
 	}
 	g.repo.dir = work
+}
+
+func TestASandboxBeginsWhereTheBranchWasPushedThoughNobodyRecordedIt(t *testing.T) {
+	t.Parallel()
+	g := newGitRig(t)
+	g.turn("Alice", "echo new > new.txt")
+	recorded := strings.TrimSpace(g.run(g.repo.dir, nil, "git rev-parse origin/main"))
+	if push := g.repo.push(t.Context()); push.Error != "" {
+		t.Fatal(push.Error)
+	}
+	pushed, err := g.repo.head(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, head := range map[string]string{"nothing recorded": "", "an older head recorded": recorded, "a head that is no more": strings.Repeat("1", 40)} {
+		fresh := &repository{dir: filepath.Join(t.TempDir(), "work"), branch: g.repo.branch, base: g.repo.base, env: g.repo.env,
+			family: g.repo.family, rewritten: map[string]bool{}}
+		if err := fresh.clone(t.Context(), "https://github.com/acme/greeter.git"); err != nil {
+			t.Fatal(err)
+		}
+		if err := fresh.begin(t.Context(), head); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := fresh.head(t.Context()); err != nil || got != pushed {
+			t.Errorf("%s: the new sandbox begins at %s, %v; the branch is at %s", name, got, err, pushed)
+		}
+	}
 }
