@@ -230,12 +230,13 @@ func (c *control) run(ctx context.Context) error {
 	late, stopLate := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopLate()
 	group, failed := errgroup.WithContext(late)
-	early, stopEarly := context.WithCancel(failed)
+	// A surface that fails for good ends the others, and then everything.
+	surfaces, ended := errgroup.WithContext(failed)
+	early, stopEarly := context.WithCancel(ended)
 	context.AfterFunc(ctx, stopEarly)
 	defer stopEarly()
 
 	earlyDone := make(chan struct{})
-	surfaces, _ := errgroup.WithContext(failed)
 	surfaces.Go(func() error { return c.bot.Run(early) })
 	surfaces.Go(func() error { return c.web.Run(early) })
 	surfaces.Go(func() error { return serveUntil(early, c.people, peopleListener, c.cfg.ShutdownGrace) })

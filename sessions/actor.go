@@ -247,13 +247,14 @@ func (a *actor) deliver(ctx context.Context) error {
 	var id string
 	err := a.e.transact(ctx, func(t *tx) error {
 		id = ""
-		if err := a.fence(ctx, t); err != nil {
-			return err
+		state, err := a.fence(ctx, t)
+		if err != nil || state != SandboxReady {
+			return err // it is being parked since we looked
 		}
 		if _, err := t.lockSession(ctx, a.session); err != nil {
 			return err
 		}
-		err := t.GetContext(ctx, &id, `
+		err = t.GetContext(ctx, &id, `
 			update prompts set state = 'running', boot = $2, started_at = clock_timestamp()
 			where state = 'queued' and id = (select id from prompts
 				where session_id = $1 and state = 'queued' order by position limit 1)

@@ -285,14 +285,15 @@ func (a *actor) letGo(ctx context.Context) {
 }
 
 // fence makes sure that the actor still holds the bridge, until the transaction
-// ends: whoever takes over changes the same row, and waits.
-func (a *actor) fence(ctx context.Context, t *tx) error {
-	var one int
-	err := t.GetContext(ctx, &one, `select 1 from sandboxes where session_id = $1 and epoch = $2 for no key update`, a.session, a.epoch)
+// ends: whoever takes over changes the same row, and waits. It returns the state
+// that the sandbox is in meanwhile.
+func (a *actor) fence(ctx context.Context, t *tx) (SandboxState, error) {
+	var state SandboxState
+	err := t.GetContext(ctx, &state, `select state from sandboxes where session_id = $1 and epoch = $2 for no key update`, a.session, a.epoch)
 	if errors.Is(notFound(err), ErrNotFound) {
-		return errLeaseLost
+		return "", errLeaseLost
 	}
-	return err
+	return state, err
 }
 
 // Limits of one transaction of the bridge's events.
@@ -407,7 +408,7 @@ func (a *actor) commit(ctx context.Context, events []sandbox.Event, finished map
 	}
 	stored := a.parts.end(func(p RunningPart) bool { return finished[p.Part] || settled[p.Prompt] })
 	err := a.e.transact(ctx, func(t *tx) error {
-		if err := a.fence(ctx, t); err != nil {
+		if _, err := a.fence(ctx, t); err != nil {
 			return err
 		}
 		if err := a.appendAll(ctx, t, events); err != nil {

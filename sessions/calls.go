@@ -51,7 +51,7 @@ func (a *actor) answerOne(ctx context.Context, c sandbox.Call) error {
 // take records the call and its effect, unless that was done before.
 func (a *actor) take(ctx context.Context, c sandbox.Call) error {
 	return a.e.transact(ctx, func(t *tx) error {
-		if err := a.fence(ctx, t); err != nil {
+		if _, err := a.fence(ctx, t); err != nil {
 			return err
 		}
 		s, err := t.lockSession(ctx, a.session)

@@ -94,7 +94,7 @@ func (e *Engine) claimStart(ctx context.Context) (*claim, error) {
 			join lateral (select created_at from prompts p where p.session_id = b.session_id and p.state = 'queued'
 				order by position limit 1) q on true
 			where s.repository is not null
-				and (b.state in ('none', 'parked', 'lost', 'failed') and coalesce(b.retry_at, now()) <= now()
+				and (b.state in ('none', 'parked', 'lost', 'failed') and b.box = '' and coalesce(b.retry_at, now()) <= now()
 					or b.state = 'starting' and b.box = '' and b.held_until < now())
 			order by q.created_at limit 1
 			for no key update of b skip locked`)

@@ -16,10 +16,10 @@ func (e *Engine) watch(ctx context.Context) error {
 	wake := e.hub.listen(ctx, topicStart)
 	tick := time.NewTicker(e.tempo.watch)
 	defer tick.Stop()
-	since := time.Now()
+	since := silences{}
 	looks := []func(context.Context) error{
-		e.endLongPrompts, e.endLongBoots, e.recordAdopted, e.parkIdleOnes, e.parkAbandoned, e.killDead,
-		func(ctx context.Context) error { return e.lookForSilent(ctx, time.Since(since)) },
+		e.endLongPrompts, e.endLongBoots, e.recordAdopted, e.parkIdleOnes, e.parkOldOnes, e.parkAbandoned, e.endDead,
+		func(ctx context.Context) error { return e.lookForSilent(ctx, since) },
 	}
 	for n := 0; ; n++ {
 		for _, look := range looks {
@@ -51,8 +51,8 @@ func (e *Engine) endLongPrompts(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("looking for prompts that run too long: %w", err)
 	}
-	for _, id := range late {
-		err := e.transact(ctx, func(t *tx) error {
+	return each(late, func(id string) error {
+		return e.transact(ctx, func(t *tx) error {
 			s, p, err := t.lockPrompt(ctx, id)
 			if err != nil || p.State != Running {
 				return err
@@ -61,11 +61,16 @@ func (e *Engine) endLongPrompts(ctx context.Context) error {
 				reason: fmt.Sprintf("It ran longer than %s and was ended.", e.cfg.PromptTimeout)})
 			return err
 		})
-		if err != nil {
-			return err
-		}
+	})
+}
+
+// each does the same for all: one that fails does not keep the others waiting.
+func each[T any](all []T, f func(T) error) error {
+	var failed []error
+	for _, one := range all {
+		failed = append(failed, f(one))
 	}
-	return nil
+	return errors.Join(failed...)
 }
 
 // silentBox is a sandbox that has to be looked at.
@@ -75,7 +80,7 @@ type silentBox struct {
 	Box      string       `db:"box"`
 	State    SandboxState `db:"state"`
 	Failures int          `db:"failures"`
-	Silent   float64      `db:"silent"` // seconds
+	Ref      sandbox.Ref  `db:"ref"` // the saved filesystem that it continues, if any
 }
 
 // endLongBoots fails boots that took too long; deadlines of a boot count from
@@ -87,15 +92,11 @@ func (e *Engine) endLongBoots(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("looking for boots that take too long: %w", err)
 	}
-	for _, b := range late {
-		err := e.onSandbox(ctx, b, func(t *tx, s Session) error {
+	return each(late, func(b silentBox) error {
+		return e.onSandbox(ctx, b, func(t *tx, s Session) error {
 			return t.bootFailed(ctx, s, fmt.Sprintf("The sandbox was not ready within %s.", e.cfg.BootTimeout), SandboxStarting, SandboxBooting)
 		})
-		if err != nil {
-			return err
-		}
-	}
-	return nil
+	})
 }
 
 // onSandbox runs f with the sandbox's and the session's rows locked, if the
@@ -117,44 +118,99 @@ func (e *Engine) onSandbox(ctx context.Context, b silentBox, f func(*tx, Session
 }
 
 // lookForSilent asks the provider for boxes that have not dialled in, whose bridge
-// is cut or that send no heartbeat (I9: silence alone is not death, but a box that its provider does
-// not know is dead). Boxes that are known and stay silent are given up in the
-// end, but only by a watcher that was there all the time: after a control plane
-// was away, the boxes need a while to dial in.
-func (e *Engine) lookForSilent(ctx context.Context, watching time.Duration) error {
-	var silent []silentBox
+// is cut or that send no heartbeat (I9: silence alone is not death, but a box that
+// its provider does not know is dead). Boxes that are known and stay silent are
+// given up in the end, but only by a watcher that saw them silent all the time:
+// after a control plane was away, or the machine asleep, it is a while before
+// they are heard.
+func (e *Engine) lookForSilent(ctx context.Context, since silences) error {
+	var silent []struct {
+		silentBox
+		Heartbeat time.Time `db:"heartbeat"`
+	}
 	err := e.db.SelectContext(ctx, &silent, `
 		update sandboxes set looked_at = now()
 		where box <> '' and (state = 'starting' or state in ('booting', 'ready') and coalesce(held_until, now()) <= now())
 			and coalesce(looked_at, '-infinity') < now() - make_interval(secs => $1)
-		returning session_id, epoch, box, state, failures,
-			extract(epoch from now() - coalesce(heartbeat_at, claimed_at, now())) as silent`, seconds(e.tempo.watch))
+		returning session_id, epoch, box, state, failures, ref, coalesce(heartbeat_at, claimed_at, state_at) as heartbeat`,
+		seconds(e.tempo.watch))
 	if err != nil {
 		return fmt.Errorf("looking for silent sandboxes: %w", err)
 	}
+	var failed []error
 	for _, b := range silent {
-		box, err := e.cfg.Provider.Attach(ctx, b.Box)
-		switch {
-		case errors.Is(err, sandbox.ErrGone):
-			err = e.lose(ctx, b)
-		case err == nil && b.Silent > seconds(e.tempo.silent) && watching > e.tempo.silent:
-			if err = box.Kill(ctx); err == nil {
-				err = e.lose(ctx, b)
-			}
+		gone, err := e.lookFor(ctx, &b.silentBox, since.of(b.Session, b.Heartbeat) > e.tempo.silent)
+		if gone && err == nil {
+			err = e.lose(ctx, b.silentBox)
 		}
 		if err != nil {
-			return fmt.Errorf("looking for the box of %s: %w", b.Session, err)
+			failed = append(failed, fmt.Errorf("looking for the box of %s: %w", b.Session, err))
 		}
 	}
-	return nil
+	return errors.Join(failed...)
+}
+
+// silences is since when sessions' boxes have been seen silent, by this process's
+// own clock, which does not jump and stands still while the machine sleeps.
+type silences map[string]silence
+
+type silence struct {
+	heartbeat time.Time // the last one, by Postgres's clock: it tells silences apart
+	seen      time.Time // when it was first looked at
+}
+
+// of returns for how long the session's box has been seen silent.
+func (s silences) of(session string, heartbeat time.Time) time.Duration {
+	known := s[session]
+	if !known.heartbeat.Equal(heartbeat) {
+		known = silence{heartbeat, time.Now()}
+		s[session] = known
+	}
+	return time.Since(known.seen)
+}
+
+// providerCall bounds a call of the provider that copies no files.
+const providerCall = time.Minute
+
+// lookFor asks the provider for a box and, if it is to be given up, ends it. gone
+// says that it is no more; b.Ref is then where its filesystem is kept.
+func (e *Engine) lookFor(ctx context.Context, b *silentBox, giveUp bool) (gone bool, err error) {
+	asking, cancel := context.WithTimeout(ctx, providerCall)
+	defer cancel()
+	box, err := e.cfg.Provider.Attach(asking, b.Box)
+	switch {
+	case errors.Is(err, sandbox.ErrGone):
+		return true, nil
+	case err != nil || !giveUp:
+		return false, err
+	}
+	b.Ref, err = e.parkAsItIs(ctx, box, b.Ref)
+	return err == nil, err
+}
+
+// parkAsItIs parks a box with which nobody can speak, and returns where its
+// filesystem is kept. Killing it would forget the conversation, and what was not
+// pushed.
+func (e *Engine) parkAsItIs(ctx context.Context, box sandbox.Box, from sandbox.Ref) (sandbox.Ref, error) {
+	ctx, cancel := context.WithTimeout(ctx, 4*e.tempo.park)
+	defer cancel()
+	ref, err := box.Park(ctx)
+	if errors.Is(err, sandbox.ErrGone) {
+		return from, nil // what it continued is what it was before
+	}
+	return ref, err
 }
 
 // lose records that a box is no more, and settles what ran in it. What is
-// queued has it started again; a boot that keeps dying is a failure.
+// queued has it started again, from b.Ref if that names anything; a boot that
+// keeps dying is a failure.
 func (e *Engine) lose(ctx context.Context, b silentBox) error {
 	return e.onSandbox(ctx, b, func(t *tx, s Session) error {
 		if err := t.settleLost(ctx, s); err != nil {
 			return err
+		}
+		if _, err := t.ExecContext(ctx, `update sandboxes set ref = $2 where session_id = $1`, s.ID, string(b.Ref)); err != nil {
+			return fmt.Errorf("noting what the sandbox of %s left: %w", s.ID, err)
 		}
 		if b.State != SandboxReady {
 			return t.countFailure(ctx, s, b.Failures, "The sandbox ended while it was being prepared.")
@@ -195,14 +251,17 @@ func (e *Engine) recordAdopted(ctx context.Context) error {
 		Cut        bool  `db:"cut"`
 	}
 	err := e.db.SelectContext(ctx, &unknown, `
-		select session_id, epoch, box, state, failures, generation, coalesce(held_until, now()) <= now() as cut from sandboxes
+		select session_id, epoch, box, state, failures, ref, generation, coalesce(held_until, now()) <= now() as cut from sandboxes
 		where state in ('booting', 'ready') and box = '' and claimed_at < now() - make_interval(secs => $1)`, seconds(e.tempo.lease))
 	if err != nil {
 		return fmt.Errorf("looking for adopted sandboxes: %w", err)
 	}
+	var failed []error
 	for _, u := range unknown {
 		c := claim{session: u.Session, generation: u.Generation}
-		box, err := e.findBox(ctx, c)
+		asking, cancel := context.WithTimeout(ctx, providerCall)
+		box, err := e.findBox(asking, c)
+		cancel()
 		switch {
 		case err != nil:
 		case box != nil:
@@ -210,11 +269,9 @@ func (e *Engine) recordAdopted(ctx context.Context) error {
 		case u.Cut:
 			err = e.lose(ctx, u.silentBox)
 		}
-		if err != nil {
-			return err
-		}
+		failed = append(failed, err)
 	}
-	return nil
+	return errors.Join(failed...)
 }
 
 // parkIdleOnes parks what has been idle for long enough.
@@ -226,6 +283,29 @@ func (e *Engine) parkIdleOnes(ctx context.Context) error {
 	})
 }
 
+// parkOldOnes parks boxes whose lifetime at the provider is nearly over, so that
+// their state is saved before (I9): idle ones early, working ones in the end. A
+// prompt that runs then fails with the reason; what it did is kept.
+func (e *Engine) parkOldOnes(ctx context.Context) error {
+	life := e.cfg.Provider.Caps().MaxLifetime
+	if life <= 0 {
+		return nil
+	}
+	return e.transact(ctx, func(t *tx) error {
+		var old []string
+		err := t.SelectContext(ctx, &old, `
+			update sandboxes b set state = 'parking', state_at = now(), reason = 'its longest lifetime is nearly over'
+			where b.state = 'ready' and b.born_at < now() - make_interval(secs => $1)
+				and (b.born_at < now() - make_interval(secs => $2)
+					or not exists (select from prompts p where p.session_id = b.session_id and p.state in ('queued', 'running')))
+			returning session_id`, seconds(life-life/8), seconds(life-life/40))
+		if err != nil {
+			return fmt.Errorf("parking old sandboxes: %w", err)
+		}
+		return t.announceParking(ctx, old)
+	})
+}
+
 // parkAbandoned parks boxes whose actor cannot do it: their bridge is cut, or it hangs.
 func (e *Engine) parkAbandoned(ctx context.Context) error {
 	var left []silentBox
@@ -234,42 +314,63 @@ func (e *Engine) parkAbandoned(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("looking for sandboxes to park: %w", err)
 	}
-	for _, b := range left {
-		if err := e.parkBox(ctx, b.Session); err != nil {
-			return err
-		}
-	}
-	return nil
+	return each(left, func(b silentBox) error {
+		ctx, cancel := context.WithTimeout(ctx, 4*e.tempo.park)
+		defer cancel()
+		return e.parkBox(ctx, b.Session)
+	})
 }
 
-// killDead ends boxes whose sandbox has failed or was given up.
-func (e *Engine) killDead(ctx context.Context) error {
+// endDead ends boxes whose sandbox has failed or was given up. Until that is
+// done the session gets no other one.
+func (e *Engine) endDead(ctx context.Context) error {
 	var dead []silentBox
-	err := e.db.SelectContext(ctx, &dead, `select session_id, epoch, box, state, failures from sandboxes
+	err := e.db.SelectContext(ctx, &dead, `select session_id, epoch, box, state, failures, ref from sandboxes
 		where state in ('lost', 'failed') and box <> ''`)
 	if err != nil {
 		return fmt.Errorf("looking for boxes to end: %w", err)
 	}
-	for _, b := range dead {
-		box, err := e.cfg.Provider.Attach(ctx, b.Box)
-		if err == nil {
-			err = box.Kill(ctx)
-		}
-		if err != nil && !errors.Is(err, sandbox.ErrGone) {
+	return each(dead, func(b silentBox) error {
+		ref, err := e.endBox(ctx, b)
+		if err != nil {
 			return fmt.Errorf("ending the box of %s: %w", b.Session, err)
 		}
-		_, err = e.db.ExecContext(ctx, `update sandboxes set box = '' where session_id = $1 and epoch = $2 and box = $3`, b.Session, b.Epoch, b.Box)
+		_, err = e.db.ExecContext(ctx, `update sandboxes set box = '', ref = $4 where session_id = $1 and epoch = $2 and box = $3`,
+			b.Session, b.Epoch, b.Box, string(ref))
 		if err != nil {
 			return fmt.Errorf("noting the end of the box of %s: %w", b.Session, err)
 		}
+		e.hub.wake(topicStart)
+		return nil
+	})
+}
+
+// endBox ends a box. One that continued a saved filesystem is parked, because
+// what failed may work another time; of one that never was ready nothing is kept.
+func (e *Engine) endBox(ctx context.Context, b silentBox) (sandbox.Ref, error) {
+	asking, cancel := context.WithTimeout(ctx, providerCall)
+	defer cancel()
+	box, err := e.cfg.Provider.Attach(asking, b.Box)
+	switch {
+	case errors.Is(err, sandbox.ErrGone):
+		return b.Ref, nil
+	case err != nil:
+		return b.Ref, err
+	case b.Ref != "":
+		return e.parkAsItIs(ctx, box, b.Ref)
 	}
-	return nil
+	if err := box.Kill(asking); !errors.Is(err, sandbox.ErrGone) {
+		return "", err
+	}
+	return "", nil
 }
 
 // killOrphans ends boxes that the provider knows and no session wants: of an
 // earlier generation, or of a sandbox that is no more. Boxes of sessions that
 // this database does not have belong to somebody else.
 func (e *Engine) killOrphans(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, providerCall)
+	defer cancel()
 	for info, err := range e.cfg.Provider.List(ctx, nil) {
 		if err != nil {
 			return fmt.Errorf("listing boxes: %w", err)
