@@ -78,7 +78,7 @@ type Config struct {
 	ShutdownGrace    time.Duration `env:"SHUTDOWN_GRACE" envDefault:"10s" desc:"how long open requests may take to end when the control plane is stopped"`
 }
 
-// secretSuffix marks the variables of which NAME_FILE is read.
+// secretMark marks the variables of which NAME_FILE is read.
 const secretMark = "(secret)"
 
 // loadConfig reads the configuration from an environment. The error joins all
@@ -170,19 +170,37 @@ func (c *Config) check() []error {
 	if c.LocalUnisolated != "" && c.LocalUnisolated != "yes" {
 		complain("LOCAL_UNISOLATED is %q: only yes has a meaning", c.LocalUnisolated)
 	}
-	if _, err := modelPrices(c.ModelPrices); err != nil {
-		p = append(p, err)
-	}
 	if err := doors.AllowList(c.EgressAllow).Check(); err != nil {
 		complain("EGRESS_ALLOW: %w", err)
 	}
 	if c.SlackConnections < 1 || c.SlackConnections > 5 {
 		complain("SLACK_CONNECTIONS is %d: give 1 to 5 (Slack allows ten for all replicas)", c.SlackConnections)
 	}
-	if _, err := c.modelRoute(); err != nil {
+	route, err := c.modelRoute()
+	if err != nil {
 		p = append(p, err)
 	}
-	return p
+	return append(p, c.checkPrices(route)...)
+}
+
+// budgeted says whether spending is limited.
+func (c *Config) budgeted() bool {
+	return c.SessionBudget > 0 || c.PersonDayBudget > 0 || c.DayBudget > 0
+}
+
+// checkPrices finds configured models that no budget could count.
+func (c *Config) checkPrices(route modelRoute) (problems []error) {
+	own, err := modelPrices(c.ModelPrices)
+	if err != nil {
+		problems = append(problems, err)
+	}
+	prices := doors.NewPrices(own)
+	for _, model := range []string{route.Model, route.Small} {
+		if _, known := prices.Find(model); model != "" && !known && c.budgeted() {
+			problems = append(problems, fmt.Errorf("MODEL_PRICES lacks %s: a budget is set, and what it costs is not known", model))
+		}
+	}
+	return problems
 }
 
 // modelRoute is which provider serves the agent's model, and by what protocol.

@@ -202,7 +202,7 @@ func (c *control) machineHandler(route modelRoute) (http.Handler, error) {
 				Protocol: doors.Protocol(route.Protocol), BaseURL: strings.TrimSuffix(route.BaseURL, "/"),
 				Key: route.Key, Setting: route.Setting,
 			}},
-			Prices: doors.NewPrices(prices), Meter: doorMeter{c.engine}, Log: c.log,
+			Prices: doors.NewPrices(prices), PricedOnly: c.cfg.budgeted(), Meter: doorMeter{c.engine}, Log: c.log,
 		}),
 		Egress: doors.NewEgress(doors.EgressConfig{Allow: append(<-c.registries, c.cfg.EgressAllow...), Log: c.log}),
 	}), nil

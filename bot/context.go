@@ -10,6 +10,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/slack-go/slack"
+	"golang.org/x/sync/errgroup"
 
 	"openinspect/sandbox"
 )
@@ -18,27 +19,43 @@ import (
 // thread before.
 
 const (
-	maxImage      = 5 << 20  // bytes; larger than models take
-	maxText       = 1 << 20  // bytes
-	maxFiles      = 20 << 20 // bytes of all files of a message together
-	downloadTime  = 8 * time.Second
-	earlierCount  = 50   // messages
-	earlierLength = 8000 // characters
+	maxImage      = 5 << 20         // bytes; larger than models take
+	maxText       = 1 << 20         // bytes
+	maxFiles      = 20 << 20        // bytes of all files of a message together
+	downloadTime  = 6 * time.Second // of all files of a message together: the rest of jobTimeout is for the request itself
+	downloads     = 4               // at the same time
+	earlierCount  = 50              // messages
+	earlierLength = 8000            // characters
 )
 
 // attachments downloads what the agent can read, and says in sentences what was
 // not passed on and why.
 func (b *Bot) attachments(ctx context.Context, files []file) (out []sandbox.Attachment, remarks string) {
-	var left []string
+	ctx, cancel := context.WithTimeout(ctx, downloadTime)
+	defer cancel()
+	data, why := make([][]byte, len(files)), make([]string, len(files))
 	room := int64(maxFiles)
-	for _, f := range files {
-		data, why := b.download(ctx, f, room)
-		if why != "" {
-			left = append(left, fmt.Sprintf("%s (%s)", oneLine(f.Name), why))
+	var all errgroup.Group
+	all.SetLimit(downloads)
+	for i, f := range files {
+		limit := min(room, fileLimit(f.Mimetype))
+		if why[i] = unreadable(f, limit); why[i] != "" {
 			continue
 		}
-		room -= int64(len(data))
-		out = append(out, sandbox.Attachment{Name: f.Name, MIME: f.Mimetype, Data: data})
+		room -= f.Size
+		all.Go(func() error {
+			data[i], why[i] = b.download(ctx, f, limit)
+			return nil
+		})
+	}
+	_ = all.Wait() // they return no errors
+	var left []string
+	for i, f := range files {
+		if why[i] != "" {
+			left = append(left, fmt.Sprintf("%s (%s)", oneLine(f.Name), why[i]))
+			continue
+		}
+		out = append(out, sandbox.Attachment{Name: f.Name, MIME: f.Mimetype, Data: data[i]})
 	}
 	if len(left) > 0 {
 		remarks = "Attached in Slack but not passed on: " + strings.Join(left, ", ") + "."
@@ -46,21 +63,23 @@ func (b *Bot) attachments(ctx context.Context, files []file) (out []sandbox.Atta
 	return out, remarks
 }
 
-// download reads one file, or says why it does not.
-func (b *Bot) download(ctx context.Context, f file, room int64) (data []byte, why string) {
-	limit := min(room, fileLimit(f.Mimetype))
+// unreadable says why a file is not worth a download, if it is not.
+func unreadable(f file, limit int64) string {
 	switch {
 	case f.Mode == "tombstone":
-		return nil, "deleted"
+		return "deleted"
 	case f.External || f.URL == "":
-		return nil, "not kept by Slack"
+		return "not kept by Slack"
 	case fileLimit(f.Mimetype) == 0:
-		return nil, firstOf(f.Mimetype, "unknown type") + ": only images and text can be read"
+		return firstOf(f.Mimetype, "unknown type") + ": only images and text can be read"
 	case f.Size > limit:
-		return nil, fmt.Sprintf("%d bytes, the limit is %d", f.Size, limit)
+		return fmt.Sprintf("%d bytes, the limit is %d", f.Size, limit)
 	}
-	ctx, cancel := context.WithTimeout(ctx, downloadTime)
-	defer cancel()
+	return ""
+}
+
+// download reads one file of at most limit bytes, or says why it does not.
+func (b *Bot) download(ctx context.Context, f file, limit int64) (data []byte, why string) {
 	w := &limitedBuffer{limit: limit}
 	if err := b.api.GetFileContext(ctx, f.URL, w); err != nil {
 		b.log.Warn("a file of Slack could not be downloaded", "file", f.ID, "err", err)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 
 	"openinspect/sessions"
 )
@@ -122,7 +123,7 @@ func (b *Bot) onSaid(ctx context.Context, m said) error {
 	}
 	switch {
 	case isStop(m.text):
-		return b.stopThread(ctx, m.key, m.session, m.thread, author)
+		return b.stopThread(ctx, m.key, m.session, m.thread, m.TS, author)
 	case m.text == "" && len(m.Files) == 0:
 		return b.tell(ctx, m.key+":empty", m.thread, "",
 			"What shall I do? Say it in the same message, for example: @"+b.self.name+" fix the failing test in acme/greeter")
@@ -132,7 +133,7 @@ func (b *Bot) onSaid(ctx context.Context, m said) error {
 
 // request has a message accepted as a prompt; a refusal is told in the thread.
 func (b *Bot) request(ctx context.Context, m said, author sessions.Person) error {
-	text := decodeText(m.text, b.people.names(ctx, m.text))
+	text := b.words(ctx, m.Text)
 	attachments, remarks := b.attachments(ctx, m.Files)
 	text = joinParagraphs(text, remarks)
 	if m.session == nil && m.ThreadTS != "" {
@@ -148,12 +149,12 @@ func (b *Bot) request(ctx context.Context, m said, author sessions.Person) error
 	return b.orTell(ctx, err, m.key, m.thread, "")
 }
 
-// stopThread stops what runs in a thread.
-func (b *Bot) stopThread(ctx context.Context, key string, session *sessions.ThreadSession, t sessions.Thread, by sessions.Person) error {
+// stopThread stops what ran in a thread when somebody said so at ts.
+func (b *Bot) stopThread(ctx context.Context, key string, session *sessions.ThreadSession, t sessions.Thread, ts string, by sessions.Person) error {
 	if session == nil {
 		return b.tell(ctx, key+":stop", t, "", "There is nothing to stop: no session belongs to this thread.")
 	}
-	stopped, err := b.engine.Stop(ctx, key, session.ID, "", by.ID)
+	stopped, err := b.engine.StopSaid(ctx, key, session.ID, ts, by.ID)
 	if err != nil {
 		return b.orTell(ctx, err, key, t, "")
 	}
@@ -179,8 +180,12 @@ func (b *Bot) onChanged(ctx context.Context, e *event) error {
 	if m.Edited != nil {
 		edited = m.Edited.TS
 	}
-	raw := withoutMention(m.Text, b.self.user)
-	text := decodeText(raw, b.people.names(ctx, raw))
+	text := b.words(ctx, m.Text)
+	if before != nil { // what came with the words stays: what was said earlier, remarks on files
+		if rest, ok := strings.CutPrefix(prompt.Text, b.words(ctx, before.Text)); ok {
+			text += rest
+		}
+	}
 	key := messageKey(t.Team, t.Channel, m.TS) + ":edit:" + edited
 	if prompt.State == sessions.Queued {
 		changed, err := b.engine.Edit(ctx, key, t, m.TS, text)
@@ -189,6 +194,12 @@ func (b *Bot) onChanged(ctx context.Context, e *event) error {
 		}
 	}
 	return b.tooLate(ctx, key, t, prompt.ID, m.User.ID, "It is being worked on already, so the edit does not reach it. Reply here to add to it.")
+}
+
+// words is what a message says to the agent.
+func (b *Bot) words(ctx context.Context, text string) string {
+	raw := withoutMention(text, b.self.user)
+	return decodeText(raw, b.people.names(ctx, raw))
 }
 
 // onDeleted withdraws a queued prompt whose message was deleted.
@@ -263,7 +274,7 @@ func (b *Bot) onSessionStopped(ctx context.Context, e *event) error {
 	if refusal != "" {
 		return b.tell(ctx, key, t, e.User.ID, refusal)
 	}
-	return b.stopThread(ctx, key, &session, t, by)
+	return b.stopThread(ctx, key, &session, t, e.EventTS, by)
 }
 
 // tell records a notice; user makes it visible to that person alone.

@@ -71,6 +71,10 @@ func (e *Engine) chooseOne(ctx context.Context) (more bool, err error) {
 		if repo, ok := findRepository(all, name); ok && name != "" {
 			return t.setRepository(ctx, s, repo, why, "")
 		}
+		p, err := readPrompt(ctx, t, q.Prompt)
+		if err != nil || p.State != Queued {
+			return err // withdrawn meanwhile: the next request asks again
+		}
 		return t.askPeople(ctx, s, q.Prompt, q.From)
 	})
 }
@@ -80,10 +84,12 @@ func (e *Engine) claimQuestion(ctx context.Context) (question, error) {
 	var q question
 	err := e.db.GetContext(ctx, &q, `
 		with q as (
-			select id from sessions where choice = 'model' and choice_at <= now()
+			select id from sessions s where choice = 'model' and choice_at <= now()
+				and exists (select from prompts p where p.session_id = s.id and p.state = 'queued')
 			order by choice_at limit 1 for no key update skip locked)
 		update sessions s set choice_at = now() + make_interval(secs => $1)
-		from q cross join lateral (select id as prompt, text from prompts where session_id = q.id order by position limit 1) p
+		from q cross join lateral (select id as prompt, text from prompts
+			where session_id = q.id and state = 'queued' order by position limit 1) p
 		where s.id = q.id returning s.id, s.choice_from, p.prompt, p.text`, seconds(2*e.tempo.choose))
 	return q, err
 }
@@ -137,7 +143,8 @@ func (e *Engine) RefreshRepositories(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("listing repositories: %w", err)
 	}
-	var names, branches, descriptions []string
+	names := []string{} // never null: nothing differs from that
+	var branches, descriptions []string
 	var ids []int64
 	var private []bool
 	for _, r := range list {

@@ -72,11 +72,10 @@ type hub struct {
 
 // topic is a session with readers or an actor in this process.
 type topic struct {
-	subs   map[*Subscription]bool
-	seq    int64             // last entry handed on; 0 before the first
-	behind bool              // entries are missing: the table has to be read
-	parts  map[string]string // text of another replica's running parts, as handed on
-	actor  *actor            // holds the session's bridge in this process: deltas come at once
+	subs  map[*Subscription]bool
+	seq   int64             // last entry handed on; 0 before the first
+	parts map[string]string // text of another replica's running parts, as handed on
+	actor *actor            // holds the session's bridge in this process: deltas come at once
 }
 
 func newHub() *hub {
@@ -166,7 +165,6 @@ func (h *hub) events(session string, events []Event) (gap bool) {
 		return false
 	}
 	if t.seq > 0 && events[0].Seq > t.seq+1 {
-		t.behind = true
 		return true
 	}
 	t.seq = events[len(events)-1].Seq

@@ -28,11 +28,6 @@ func (h *hub) watched(names []string) []watched {
 
 // caughtUp hands on entries that were read from the table.
 func (h *hub) caughtUp(session string, events []Event) {
-	h.mu.Lock()
-	if t := h.sessions[session]; t != nil && t.behind && len(events) > 0 {
-		t.behind = false
-	}
-	h.mu.Unlock()
 	h.events(session, events)
 }
 

@@ -34,6 +34,10 @@ type part struct {
 // finished event comes.
 const longestPart = 256 << 10
 
+// mostParts bounds the parts that one session is writing at the same time: an
+// agent has a handful, and a sandbox that is not to be trusted any number.
+const mostParts = 64
+
 func newParts(scrub *scrubber) *parts { return &parts{scrub: scrub, all: map[string]*part{}} }
 
 // add takes a delta of the sandbox and returns what readers may see of it, or nil.
@@ -41,6 +45,9 @@ func (ps *parts) add(d sandbox.Delta) *PartDelta {
 	ps.mu.Lock()
 	defer ps.mu.Unlock()
 	p := ps.all[d.Part]
+	if p == nil && len(ps.all) >= mostParts {
+		return nil
+	}
 	if p == nil {
 		p = &part{RunningPart: RunningPart{Part: d.Part, Prompt: d.Prompt, Kind: d.Kind}, order: len(ps.all)}
 		ps.all[d.Part] = p

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
+	"database/sql"
 	"errors"
 	"fmt"
 	"time"
@@ -14,7 +15,16 @@ import (
 // SlackPerson finds or makes the person of a Slack identity and keeps the name,
 // e-mail and picture up to date (empty ones change nothing).
 func (e *Engine) SlackPerson(ctx context.Context, team, user, name, email, avatar string) (Person, error) {
-	p, err := e.findSlackPerson(ctx, team, user, name, email, avatar)
+	var p Person
+	err := e.db.GetContext(ctx, &p, `select `+personColumns+` from people where slack_team = $1 and slack_user = $2`, team, user)
+	same := func(now, known string) bool { return now == "" || now == known }
+	if err == nil && same(name, p.Name) && same(email, p.Email) && same(avatar, p.AvatarURL) {
+		return p, nil // as nearly always, and without the row's lock: somebody may refresh a token under it
+	}
+	if err != nil && !errors.Is(err, sql.ErrNoRows) {
+		return p, fmt.Errorf("finding the person %s of %s: %w", user, team, err)
+	}
+	p, err = e.findSlackPerson(ctx, team, user, name, email, avatar)
 	if errors.Is(err, ErrNotFound) { // somebody made the row after our statement began
 		p, err = e.findSlackPerson(ctx, team, user, name, email, avatar)
 	}

@@ -130,7 +130,7 @@ func (e *Engine) openPullRequest(ctx context.Context, d Delivery) error {
 	after := min(e.tempo.retry<<min(d.Attempts, 8), 10*time.Minute)
 	unknown := true
 	if r, ok := errors.AsType[*Retryable](err); ok {
-		after, unknown = max(r.After, after), r.Unknown
+		after, unknown = max(r.After, after), d.Unknown || r.Unknown // whoever could not look still has to
 	}
 	return e.Postponed(ctx, d.ID, after, unknown, err)
 }
@@ -222,6 +222,11 @@ func (e *Engine) pullRequestRefused(ctx context.Context, d Delivery, want wanted
 			return err
 		}
 		if problem.Code == codeRelink && !want.AsApp {
+			if author.Linked() { // settings and App Home say so too
+				if _, err := t.breakLink(ctx, author.ID, problem.Text, problem.Err); err != nil {
+					return err
+				}
+			}
 			text, err := t.waitForLink(ctx, s, d.Prompt, d.Key, author, want.Pull, problem.Text)
 			if err != nil {
 				return err

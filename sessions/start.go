@@ -69,7 +69,8 @@ type claim struct {
 	token      string
 	from       sandbox.Ref
 	failures   int
-	again      bool // an earlier starter may have started the box: look first
+	reason     string // why an earlier start was put off
+	again      bool   // an earlier starter may have started the box: look first
 }
 
 // candidate is a session that needs a box.
@@ -132,6 +133,9 @@ func (e *Engine) hasCapacity(ctx context.Context, t *tx) (bool, error) {
 	return live < e.cfg.MaxSandboxes, err
 }
 
+// noRoom is why a start waits that the provider has no capacity for.
+const noRoom = "Waiting for a free sandbox."
+
 // waitForCapacity puts the start off and says so once. The box that has been
 // idle longest makes room.
 func (t *tx) waitForCapacity(ctx context.Context, c candidate, reason string) error {
@@ -152,7 +156,7 @@ func (t *tx) waitForCapacity(ctx context.Context, c candidate, reason string) er
 
 // newGeneration begins a start: from now on the new token is the only valid one.
 func (e *Engine) newGeneration(ctx context.Context, t *tx, next candidate) (*claim, error) {
-	c := &claim{session: next.Session, token: rand.Text() + rand.Text(), from: sandbox.Ref(next.Ref), failures: next.Failures}
+	c := &claim{session: next.Session, token: rand.Text() + rand.Text(), from: sandbox.Ref(next.Ref), failures: next.Failures, reason: next.Reason}
 	err := t.GetContext(ctx, &c.generation, `
 		update sandboxes set epoch = epoch + 1, generation = epoch + 1, state = 'starting', state_at = now(), claimed_at = now(),
 			reason = '', token_hash = $2, box = '', boot = '', phase = '', born_at = null, heartbeat_at = null, looked_at = null,
@@ -162,7 +166,8 @@ func (e *Engine) newGeneration(ctx context.Context, t *tx, next candidate) (*cla
 	if err != nil {
 		return nil, fmt.Errorf("claiming the start of %s: %w", next.Session, err)
 	}
-	if next.State != SandboxStarting {
+	// People know of a start that the provider puts off again and again.
+	if next.State != SandboxStarting && next.Reason != noRoom {
 		if _, err := t.append(ctx, c.session, entry{kind: KindSandbox, body: BodySandbox{State: SandboxStarting}}); err != nil {
 			return nil, err
 		}
@@ -297,7 +302,7 @@ func (t *tx) startFailed(ctx context.Context, c claim, cause error) error {
 		return err
 	}
 	reason := t.e.scrub.text(storable(cause.Error()))
-	back := candidate{Session: c.session, State: SandboxNone, Ref: string(c.from)}
+	back := candidate{Session: c.session, State: SandboxNone, Ref: string(c.from), Reason: c.reason}
 	if c.from != "" {
 		back.State = SandboxParked
 	}
@@ -306,7 +311,7 @@ func (t *tx) startFailed(ctx context.Context, c claim, cause error) error {
 		if err := t.unclaim(ctx, c, back.State, string(c.from), ""); err != nil {
 			return err
 		}
-		return t.waitForCapacity(ctx, back, "Waiting for a free sandbox.")
+		return t.waitForCapacity(ctx, back, noRoom)
 	case errors.Is(cause, sandbox.ErrGone) && c.from != "":
 		return t.unclaim(ctx, c, SandboxLost, "", "its saved files are gone: starting from the branch")
 	case errors.Is(cause, sandbox.ErrInvalid):

@@ -143,6 +143,16 @@ func (t *tx) lockPrompt(ctx context.Context, prompt string) (Session, Prompt, er
 // its sandbox still starts, is cancelled: if it is the named one, or the one
 // that people wait for.
 func (e *Engine) Stop(ctx context.Context, key, session, prompt string, by uuid.UUID) (stopped string, err error) {
+	return e.stopBefore(ctx, key, session, prompt, "", by)
+}
+
+// StopSaid is Stop for a Slack message, which may arrive late: what was asked
+// for after it is not what it means.
+func (e *Engine) StopSaid(ctx context.Context, key, session, messageTS string, by uuid.UUID) (stopped string, err error) {
+	return e.stopBefore(ctx, key, session, "", messageTS, by)
+}
+
+func (e *Engine) stopBefore(ctx context.Context, key, session, prompt, before string, by uuid.UUID) (stopped string, err error) {
 	err = e.transact(ctx, func(t *tx) error {
 		stopped = ""
 		s, err := t.lockSession(ctx, session)
@@ -156,7 +166,7 @@ func (e *Engine) Stop(ctx context.Context, key, session, prompt string, by uuid.
 		if !fresh {
 			return t.GetContext(ctx, &stopped, `select coalesce(prompt_id, '') from inbound where key = $1`, key)
 		}
-		if stopped, err = t.stop(ctx, s, prompt, by); err != nil {
+		if stopped, err = t.stop(ctx, s, prompt, before, by); err != nil {
 			return err
 		}
 		return t.became(ctx, key, session, stopped)
@@ -167,7 +177,9 @@ func (e *Engine) Stop(ctx context.Context, key, session, prompt string, by uuid.
 	return stopped, nil
 }
 
-func (t *tx) stop(ctx context.Context, s Session, prompt string, by uuid.UUID) (string, error) {
+// stop ends the named prompt, or the one that people wait for. before is the ts of
+// a Slack message, or empty; it and the prompts' times sort as text.
+func (t *tx) stop(ctx context.Context, s Session, prompt, before string, by uuid.UUID) (string, error) {
 	var target struct {
 		ID    string      `db:"id"`
 		State PromptState `db:"state"`
@@ -175,7 +187,8 @@ func (t *tx) stop(ctx context.Context, s Session, prompt string, by uuid.UUID) (
 	err := t.GetContext(ctx, &target, `
 		select id, state from prompts
 		where session_id = $1 and state in ('queued', 'running') and ($2 = '' or id = $2)
-		order by state desc, position limit 1`, s.ID, prompt) // running sorts after queued
+			and ($3 = '' or coalesce(message_ts, extract(epoch from created_at)::text) < $3)
+		order by state desc, position limit 1`, s.ID, prompt, before) // running sorts after queued
 	if errors.Is(err, sql.ErrNoRows) {
 		return "", nil
 	}

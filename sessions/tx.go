@@ -29,9 +29,6 @@ type news struct {
 	sessions map[string]bool    // something but the log changed: actors and starters look
 }
 
-// errRetry makes transact run the transaction again.
-var errRetry = errors.New("the transaction has to run again")
-
 // transact runs f in a transaction, again if Postgres chose it as the victim of
 // a deadlock, and tells the readers after the commit.
 func (e *Engine) transact(ctx context.Context, f func(*tx) error) error {
@@ -70,7 +67,7 @@ func retryable(err error) bool {
 	if pqErr, ok := errors.AsType[*pq.Error](err); ok {
 		return pqErr.Code == "40001" || pqErr.Code == "40P01"
 	}
-	return errors.Is(err, errRetry)
+	return false
 }
 
 // wakeSurface notes that outbox rows of a surface are due.

@@ -57,7 +57,10 @@ func (r *Refusal) Error() string { return r.Sentence }
 type ModelConfig struct {
 	Providers map[string]Provider // by the name in the path
 	Prices    Prices
-	Meter     Meter
+	// PricedOnly refuses models whose price is not known: what they cost would
+	// not count against any budget.
+	PricedOnly bool
+	Meter      Meter
 	// Observed is told of every request for a reply as it arrives; nil for
 	// nobody.
 	Observed func(ctx context.Context, a Access)
@@ -167,10 +170,20 @@ func (m *Model) serve(w http.ResponseWriter, r *http.Request, a Access) {
 	if !m.readBody(w, r, &c) {
 		return
 	}
-	if c.endpoint.replies && !m.allowed(ctx, w, r, a) {
+	if c.endpoint.replies && !(m.priced(w, r, &c) && m.allowed(ctx, w, r, a)) {
 		return
 	}
 	m.forward(ctx, w, r, &c)
+}
+
+// priced refuses a model that no budget could count.
+func (m *Model) priced(w http.ResponseWriter, r *http.Request, c *modelCall) bool {
+	if _, known := m.c.Prices.Find(c.model); known || !m.c.PricedOnly {
+		return true
+	}
+	m.refuse(w, r, http.StatusBadRequest, fmt.Sprintf(
+		"budgets are set here, and the price of the model %s is not known: the operator can add it to MODEL_PRICES", oneLine(c.model)))
+	return false
 }
 
 // allowed asks the meter and answers for it when it does not allow.
