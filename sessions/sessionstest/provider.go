@@ -26,6 +26,8 @@ type Provider struct {
 	Agent Script
 	// Boot reports the phases of a boot; nil reports that all is ready.
 	Boot func(ctx context.Context, b *Box)
+	// Lifetime is the longest life of a box; 0: no limit.
+	Lifetime time.Duration
 
 	world *World
 	mu    sync.Mutex
@@ -79,7 +81,7 @@ func (p *Provider) close() {
 }
 
 // Caps implements sandbox.Provider.
-func (p *Provider) Caps() sandbox.Caps { return sandbox.Caps{Name: "test"} }
+func (p *Provider) Caps() sandbox.Caps { return sandbox.Caps{Name: "test", MaxLifetime: p.Lifetime} }
 
 // Build implements sandbox.Provider; there is nothing to build.
 func (p *Provider) Build(context.Context, sandbox.Ref, []string, io.Writer) (sandbox.Ref, error) {

@@ -180,7 +180,13 @@ func (w *World) Linked(e *sessions.Engine, name string) sessions.Person {
 // Ask accepts a request, as a mention in a thread of channel C1 if ts is not empty.
 func (w *World) Ask(e *sessions.Engine, by uuid.UUID, ts, text string) sessions.Accepted {
 	w.T.Helper()
-	r := sessions.Request{Key: "key:" + uuid.NewString(), Source: sessions.FromWeb, Author: by, Text: text}
+	return w.AskAt(e, by, ts, "", text)
+}
+
+// AskAt is Ask for a message of its own ts in the thread.
+func (w *World) AskAt(e *sessions.Engine, by uuid.UUID, ts, message, text string) sessions.Accepted {
+	w.T.Helper()
+	r := sessions.Request{Key: "key:" + uuid.NewString(), Source: sessions.FromWeb, Author: by, Text: text, MessageTS: message}
 	if ts != "" {
 		r.Source, r.Thread = sessions.FromSlack, &sessions.Thread{Team: "T1", Channel: "C1", TS: ts}
 	}

@@ -1,0 +1,174 @@
+package sessions_test
+
+import (
+	"context"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"openinspect/sandbox"
+	"openinspect/sessions"
+	"openinspect/sessions/sessionstest"
+)
+
+// keeping is a world whose session has been parked once, with one request done.
+func keeping(t *testing.T, boot func(context.Context, *sessionstest.Box)) (*sessionstest.World, *sessions.Engine, sessions.Accepted) {
+	t.Helper()
+	w := sessionstest.New(t)
+	w.Provider.Boot = boot
+	e := w.Engine(func(c *sessions.Config) { c.ParkAfter = 50 * time.Millisecond })
+	sessions.Hasten(e)
+	w.Run(e)
+	acc := w.Ask(e, w.Person(e, "Alice").ID, "1.0", "acme/greeter: one")
+	ended(t, e, acc.Prompt.ID)
+	parked(t, w, acc.Session.ID)
+	return w, e, acc
+}
+
+// parked waits until a session's sandbox is parked and returns what it is saved as.
+func parked(t *testing.T, w *sessionstest.World, session string) (ref string) {
+	t.Helper()
+	sessionstest.Eventually(t, "the sandbox is parked", func() bool {
+		return w.DB.Get(&ref, `select ref from sandboxes where session_id = $1 and state = 'parked'`, session) == nil
+	})
+	return ref
+}
+
+func TestASessionKeepsItsFilesWhenASandboxCannotContinueThem(t *testing.T) {
+	t.Parallel()
+	var broken atomic.Bool
+	w, e, acc := keeping(t, func(ctx context.Context, b *sessionstest.Box) {
+		if broken.Load() {
+			b.Bridge().Event(sandbox.KindPhase, "", sandbox.BodyPhase{Phase: sandbox.PhaseStart, State: "failed", Detail: "start.sh failed"})
+			return
+		}
+		sessionstest.Ready(ctx, b)
+	})
+	before := parked(t, w, acc.Session.ID)
+	broken.Store(true)
+	next := w.Ask(e, acc.Session.CreatedBy, "1.0", "two")
+	if p := ended(t, e, next.Prompt.ID); p.State != sessions.Failed || !strings.Contains(p.Reason, "start.sh failed") {
+		t.Fatalf("the request ended as %s: %s", p.State, p.Reason)
+	}
+	broken.Store(false)
+	last := w.Ask(e, acc.Session.CreatedBy, "1.0", "three")
+	if p := ended(t, e, last.Prompt.ID); p.State != sessions.Completed {
+		t.Fatalf("the request after it ended as %s: %s", p.State, p.Reason)
+	}
+	specs := w.Provider.Specs()
+	if len(specs) != 3 || string(specs[1].From) != before || specs[2].From == "" {
+		t.Errorf("the sandboxes began from %q, %q, %q; want the last one to go on with what the second one continued", specs[0].From, specs[1].From, specs[len(specs)-1].From)
+	}
+}
+
+func TestASandboxIsParkedBeforeItsLifetimeEnds(t *testing.T) { // I9
+	t.Parallel()
+	w, e, began, leave := world(t)
+	w.Provider.Lifetime = 10 * time.Hour
+	alice := w.Person(e, "Alice")
+	acc := w.Ask(e, alice.ID, "1.0", "acme/greeter: one")
+	<-began
+	age := func(hours float64) {
+		t.Helper()
+		if _, err := w.DB.Exec(`update sandboxes set born_at = now() - make_interval(secs => $2) where session_id = $1`, acc.Session.ID, hours*3600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	age(9.5) // old, but at work
+	second := w.Ask(e, alice.ID, "1.0", "two")
+	leave <- struct{}{}
+	ended(t, e, acc.Prompt.ID)
+	<-began
+	age(9.9) // the end is near, work or not
+	if p := ended(t, e, second.Prompt.ID); p.State != sessions.Failed || !strings.Contains(p.Reason, "lifetime is nearly over") && !strings.Contains(p.Reason, "The sandbox was lost") {
+		t.Errorf("the request in the old sandbox ended as %s: %s", p.State, p.Reason)
+	}
+	if ref := parked(t, w, acc.Session.ID); ref == "" {
+		t.Error("nothing was kept of the old sandbox")
+	}
+}
+
+func TestARequestThatComesWhileItsSandboxIsParkedWaitsForTheNext(t *testing.T) {
+	t.Parallel()
+	w, e, began, leave := world(t)
+	close(leave)
+	alice := w.Person(e, "Alice")
+	acc := w.Ask(e, alice.ID, "1.0", "acme/greeter: one")
+	<-began
+	ended(t, e, acc.Prompt.ID)
+	// Somebody who has not seen the request yet decides that the sandbox is idle,
+	// and commits while the actor is about to hand the request out.
+	tx := w.DB.MustBegin()
+	tx.MustExec(`update sandboxes set state = 'parking', state_at = now(), reason = 'it was idle' where session_id = $1`, acc.Session.ID)
+	second := w.Ask(e, alice.ID, "1.0", "two")
+	sessionstest.Eventually(t, "the actor waits for the sandbox's row", func() bool {
+		var waiting bool
+		err := w.DB.Get(&waiting, `select exists (select from pg_stat_activity where wait_event_type = 'Lock'
+			and query like '%select state from sandboxes%' and datname = current_database())`)
+		return err == nil && waiting
+	})
+	if err := tx.Commit(); err != nil {
+		t.Fatal(err)
+	}
+	if p := ended(t, e, second.Prompt.ID); p.State != sessions.Completed {
+		t.Errorf("the request ended as %s: %s", p.State, p.Reason)
+	}
+}
+
+func TestWaitingForAProviderWithoutRoomIsSaidOnce(t *testing.T) {
+	t.Parallel()
+	w := sessionstest.New(t)
+	full := make([]error, 30)
+	for i := range full {
+		full[i] = sandbox.ErrCapacity
+	}
+	w.Provider.Fail(full...)
+	e := w.Engine()
+	sessions.Hasten(e)
+	w.Run(e)
+	acc := w.Ask(e, w.Person(e, "Alice").ID, "1.0", "acme/greeter: one")
+	if p := ended(t, e, acc.Prompt.ID); p.State != sessions.Completed {
+		t.Fatalf("the request ended as %s: %s", p.State, p.Reason)
+	}
+	n := 0
+	for _, ev := range log(t, e, acc.Session.ID) {
+		if ev.Kind == sessions.KindSandbox {
+			n++
+		}
+	}
+	if n > 6 {
+		t.Errorf("the log has %d changes of the sandbox's state for %d refusals", n, len(full))
+	}
+}
+
+func TestALateStopSparesWhatWasAskedForAfterIt(t *testing.T) {
+	t.Parallel()
+	w, e, began, leave := world(t)
+	alice := w.Person(e, "Alice")
+	first := w.AskAt(e, alice.ID, "1.0", "1700000000.000100", "acme/greeter: one")
+	<-began
+	close(leave)
+	ended(t, e, first.Prompt.ID)
+	second := w.AskAt(e, alice.ID, "1.0", "1700000000.000300", "two")
+	stopped, err := e.StopSaid(bg, "slack:stop", first.Session.ID, "1700000000.000200", alice.ID)
+	if err != nil || stopped != "" {
+		t.Errorf("the stop ended %q, %v", stopped, err)
+	}
+	if p := ended(t, e, second.Prompt.ID); p.State != sessions.Completed {
+		t.Errorf("the request after the stop ended as %s: %s", p.State, p.Reason)
+	}
+}
+
+func TestRepositoriesThatAreAllGoneTakeNoMore(t *testing.T) {
+	t.Parallel()
+	w := sessionstest.New(t)
+	e := w.Engine()
+	w.Forge.SetRepositories()
+	if err := e.RefreshRepositories(bg); err != nil {
+		t.Fatal(err)
+	}
+	if left, err := e.Repositories(bg); err != nil || len(left) != 0 {
+		t.Errorf("there are still %v, %v", left, err)
+	}
+}
