@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net/http"
 	"os"
+	"os/exec"
 	"slices"
 	"strings"
 	"time"
@@ -37,9 +38,34 @@ func (c *Config) checks(log *slog.Logger) []diagnosis {
 		{"Slack sign-in", c.checkSlackSignIn},
 		{"GitHub App", c.checkGitHub},
 		{"model", c.checkModel},
-		{"OpenCode", ensureOpenCode},
+		{"OpenCode", c.checkOpenCode},
+		{"ripgrep", checkRipgrep},
 		{"sandboxes", func(ctx context.Context) (string, error) { return checkSandboxes(ctx, log, c.LocalUnisolated) }},
 	}
+}
+
+func (c *Config) checkOpenCode(ctx context.Context) (string, error) {
+	if c.OpenCodePath == "" {
+		return ensureOpenCode(ctx)
+	}
+	info, err := os.Stat(c.OpenCodePath)
+	if err == nil && (info.IsDir() || info.Mode()&0o111 == 0) {
+		err = errors.New("it is no program")
+	}
+	if err != nil {
+		return "", fmt.Errorf("OPENCODE_PATH: %w", err)
+	}
+	return c.OpenCodePath, nil
+}
+
+// checkRipgrep looks for what OpenCode searches with. Without it OpenCode would
+// fetch a program from the internet, which no sandbox may.
+func checkRipgrep(context.Context) (string, error) {
+	path, err := exec.LookPath("rg")
+	if err != nil {
+		return "", errors.New("install ripgrep: the agent finds nothing in a repository without it")
+	}
+	return path, nil
 }
 
 func (c *Config) checkDatabase(ctx context.Context) (string, error) {

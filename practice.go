@@ -72,6 +72,10 @@ func practiceCommand(ctx context.Context, args []string, stdout, stderr io.Write
 	if err := flags.Parse(args); err != nil {
 		return errConfig // flag has printed what is wrong
 	}
+	if flags.NArg() > 0 {
+		fmt.Fprintf(stderr, "openinspect: practice takes flags only; %q is none (see practice -h)\n", flags.Arg(0))
+		return errConfig
+	}
 	abs, err := filepath.Abs(*dir)
 	if err != nil {
 		return err

@@ -35,7 +35,8 @@ type message struct {
 // what one can do about it.
 func renderCard(v cardView) message {
 	icon, state := v.headline()
-	title := escape(clip(oneLine(v.Prompt.Text), 120))
+	asked, _, _ := strings.Cut(v.Prompt.Text, earlierBegins)
+	title := escape(clip(oneLine(asked), 120))
 	blocks := []slack.Block{
 		section(fmt.Sprintf("%s *%s* — %s", icon, state, title)),
 		contextLine(v.origin()),

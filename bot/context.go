@@ -121,6 +121,9 @@ func (w *limitedBuffer) Write(p []byte) (int, error) {
 	return w.Buffer.Write(p)
 }
 
+// earlierBegins begins what earlier adds to a request.
+const earlierBegins = "Earlier in the Slack thread:"
+
 // earlier quotes what people said in a thread before the bot was mentioned in it,
 // the latest if it is much. A thread that cannot be read is not worth losing the
 // request for, but the agent is told.
@@ -148,7 +151,7 @@ func (b *Bot) earlier(ctx context.Context, m said) string {
 	if len(quotes) == 0 {
 		return ""
 	}
-	return "Earlier in the Slack thread:\n" + strings.Join(quotes, "\n>\n")
+	return earlierBegins + "\n" + strings.Join(quotes, "\n>\n")
 }
 
 // before reads the people's messages of a thread up to the mention.

@@ -140,6 +140,9 @@ func (t *tx) accept(ctx context.Context, r Request) (Accepted, error) {
 	if err != nil {
 		return Accepted{}, err
 	}
+	if err := t.asSaid(ctx, s, p); err != nil {
+		return Accepted{}, err
+	}
 	if err := t.describe(ctx, s, begun, p, open); err != nil {
 		return Accepted{}, err
 	}
@@ -229,6 +232,30 @@ func (t *tx) insertPrompt(ctx context.Context, s Session, r Request) (Prompt, er
 		}
 	}
 	return p, nil
+}
+
+// asSaid puts waiting messages into the order in which they were said, if this one
+// came before others that were said after it: Slack promises no order.
+func (t *tx) asSaid(ctx context.Context, s Session, p Prompt) error {
+	var later bool
+	err := t.GetContext(ctx, &later, `select exists (select from prompts where session_id = $1 and state = 'queued' and message_ts > $2)`,
+		s.ID, p.MessageTS)
+	if err != nil || !later || p.MessageTS == "" {
+		return err
+	}
+	// Positions are unique at every moment: they pass through the negative numbers.
+	_, err = t.ExecContext(ctx, `
+		with waiting as (select id, position, row_number() over (order by position) as place, row_number() over (order by message_ts) as said
+			from prompts where session_id = $1 and state = 'queued' and message_ts is not null)
+		update prompts p set position = -w.position from waiting w join waiting m on m.said = w.place
+		where p.id = m.id and m.position <> w.position`, s.ID)
+	if err == nil {
+		_, err = t.ExecContext(ctx, `update prompts set position = -position where session_id = $1 and position < 0`, s.ID)
+	}
+	if err != nil {
+		return fmt.Errorf("ordering what waits in %s: %w", s.ID, err)
+	}
+	return nil
 }
 
 // describe appends the events of an accepted prompt and records its card.

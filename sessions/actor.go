@@ -106,10 +106,19 @@ func (a *actor) phase(ctx context.Context, t *tx, s Session, p sandbox.BodyPhase
 		t.wakeSession(s.ID)
 		_, err = t.append(ctx, s.ID, entry{kind: KindSandbox, body: BodySandbox{State: SandboxReady}})
 		return err
-	default:
-		_, err := t.ExecContext(ctx, `update sandboxes set phase = $2 where session_id = $1 and phase <> $2`, s.ID, p.Phase)
-		return err
 	}
+	// The agent starts beside the repository's phases, and is what people wait
+	// for when those are done.
+	next := p.Phase
+	switch {
+	case p.State == "done" && p.Phase == sandbox.PhaseAgent:
+		return nil
+	case p.State == "done":
+		next = sandbox.PhaseAgent
+	}
+	_, err := t.ExecContext(ctx, `update sandboxes set phase = $2 where session_id = $1 and phase <> $2
+		and ($2 <> $4 or phase in ('', $3))`, s.ID, next, p.Phase, sandbox.PhaseAgent)
+	return err
 }
 
 // phaseReason says in a sentence what went wrong, with the end of what was printed.

@@ -2,6 +2,7 @@ package sessions_test
 
 import (
 	"context"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -171,4 +172,36 @@ func TestRepositoriesThatAreAllGoneTakeNoMore(t *testing.T) {
 	if left, err := e.Repositories(bg); err != nil || len(left) != 0 {
 		t.Errorf("there are still %v, %v", left, err)
 	}
+}
+
+func TestRepliesRunInTheOrderInWhichTheyWereSaid(t *testing.T) { // I2
+	t.Parallel()
+	w, e, began, leave := world(t)
+	alice := w.Person(e, "Alice")
+	first := w.AskAt(e, alice.ID, "1.0", "1700000000.000100", "acme/greeter: one")
+	<-began
+	for _, at := range []string{"5", "3", "2", "4", "6"} { // as Slack happened to deliver them
+		w.AskAt(e, alice.ID, "1.0", "1700000000.00010"+at, at)
+	}
+	close(leave)
+	var order string
+	for _, p := range waitAll(t, e, first.Session.ID) {
+		order += p.Text[len(p.Text)-1:]
+	}
+	if order != "e23456" {
+		t.Errorf("the requests ran as %s", order)
+	}
+}
+
+// waitAll waits until all prompts of a session have ended, and returns them as they ran.
+func waitAll(t *testing.T, e *sessions.Engine, session string) []sessions.Prompt {
+	t.Helper()
+	var all []sessions.Prompt
+	sessionstest.Eventually(t, "all requests have ended", func() bool {
+		var err error
+		all, err = e.Prompts(bg, session)
+		return err == nil && !slices.ContainsFunc(all, func(p sessions.Prompt) bool { return !p.State.Settled() })
+	})
+	slices.SortFunc(all, func(a, b sessions.Prompt) int { return a.StartedAt.Compare(*b.StartedAt) })
+	return all
 }

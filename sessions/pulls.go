@@ -75,7 +75,7 @@ func (t *tx) waitForLink(ctx context.Context, s Session, prompt, key string, aut
 	}
 	return "The branch is pushed, but no pull request was opened: " + text + " " + author.Name +
 		" was told how to connect it; the pull request is opened then, in their name. Until then it can be opened by hand at " + compare +
-		" Say so in your answer, and do not try again.", nil
+		"\n\n(Tell people that in your answer. Do not try again.)", nil
 }
 
 // deliverToForge opens the pull requests that are due, while it holds the lease.

@@ -125,16 +125,22 @@ func (s *supervisor) hook(ctx context.Context, phase, name string) error {
 			return nil
 		}
 	}
-	return s.phase(phase, func() (string, error) {
-		log, err := s.runHook(ctx, script, phase == sandbox.PhaseStart)
+	printed := ""
+	err := s.phase(phase, func() (log string, err error) {
+		log, err = s.runHook(ctx, script, phase == sandbox.PhaseStart)
 		if err != nil {
-			return log, fmt.Errorf(".openinspect/%s %w. Its last lines:\n%s", name, err, lastLines(log, 8))
+			printed = lastLines(log, 8)
+			return log, fmt.Errorf(".openinspect/%s %w", name, err) // the phase's event carries what it printed
 		}
 		if phase == sandbox.PhaseSetup {
 			err = writeFile(mark, []byte(time.Now().UTC().Format(time.RFC3339)+"\n"))
 		}
 		return "", err
 	})
+	if printed != "" {
+		err = fmt.Errorf("%w. Its last lines:\n%s", err, printed)
+	}
+	return err
 }
 
 func (s *supervisor) runHook(ctx context.Context, script string, services bool) (log string, err error) {

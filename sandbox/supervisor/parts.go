@@ -22,6 +22,7 @@ type transcript struct {
 
 	assistants map[string]*messageInfo // of this prompt
 	parts      map[string]*shown
+	order      []string            // of parts, as they appeared
 	texts      map[string][]string // finished texts by message
 	withTools  map[string]bool     // messages that called a tool
 	last       string              // the last finished text
@@ -31,7 +32,9 @@ type transcript struct {
 // shown is what was reported of a part.
 type shown struct {
 	kind    string
+	message string // that it belongs to
 	text    string // as far as deltas told it
+	told    string // what was reported as finished before OpenCode said so
 	running bool
 	done    bool
 }
@@ -68,8 +71,9 @@ func (t *transcript) part(p part) {
 	}
 	s := t.parts[p.ID]
 	if s == nil {
-		s = &shown{kind: p.Type}
+		s = &shown{kind: p.Type, message: p.MessageID}
 		t.parts[p.ID] = s
+		t.order = append(t.order, p.ID)
 	}
 	if s.done {
 		return
@@ -99,13 +103,40 @@ func (t *transcript) text(p part, s *shown, kind string) {
 		t.texts[p.MessageID] = append(t.texts[p.MessageID], p.Text)
 		t.last = p.Text
 	}
+	if rest, told := strings.CutPrefix(p.Text, s.told); told && s.told != "" {
+		if strings.TrimSpace(rest) != "" {
+			t.emit(kind, sandbox.BodyText{Part: p.ID + "-rest", Text: rest})
+		}
+		return
+	}
 	t.emit(kind, sandbox.BodyText{Part: p.ID, Text: p.Text})
+}
+
+// finishTexts reports the texts of a message that stand before a tool call.
+// OpenCode ends them only with the whole step, when the tool has long run, and
+// the log would have them behind it.
+func (t *transcript) finishTexts(message string) {
+	for _, id := range t.order {
+		s := t.parts[id]
+		if s.message != message || s.done || s.told != "" || strings.TrimSpace(s.text) == "" {
+			continue
+		}
+		switch s.kind {
+		case "text":
+			t.emit(sandbox.KindText, sandbox.BodyText{Part: id, Text: s.text})
+		case "reasoning":
+			t.emit(sandbox.KindReasoning, sandbox.BodyText{Part: id, Text: s.text})
+		default:
+			continue
+		}
+		s.told = s.text
+	}
 }
 
 // grow reports a running part's text as a delta: the end of it if it continues
 // what was reported, else from the beginning.
 func (t *transcript) grow(id string, s *shown, kind, text string) {
-	if len(text) > maxOutput || text == s.text {
+	if len(text) > maxOutput || text == s.text || s.told != "" {
 		return
 	}
 	offset := 0
@@ -142,6 +173,7 @@ func (t *transcript) tool(p part, s *shown) {
 	}
 	if !s.running {
 		s.running = true
+		t.finishTexts(p.MessageID)
 		t.withTools[p.MessageID] = true
 		t.busyTools++
 		if !ended && !quietTools[p.Tool] {

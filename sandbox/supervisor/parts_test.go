@@ -95,3 +95,40 @@ func TestFailuresOfTheModelAreSentences(t *testing.T) {
 		}
 	}
 }
+
+func TestATextStandsBeforeTheToolThatItAnnounces(t *testing.T) {
+	t.Parallel()
+	script, log := recorded()
+	script.message(assistant("m1", 1))
+	script.part(text("m1", "p1", "I look.", 0))
+	call := part{ID: "p2", MessageID: "m1", SessionID: "s", Type: "tool", Tool: "bash"}
+	call.State.Status = "running"
+	script.part(call)
+	script.part(text("m1", "p1", "I look.", 5)) // OpenCode ends it only now
+	call.State.Status = "completed"
+	script.part(call)
+	script.part(text("m1", "p3", "First.", 0))
+	other := part{ID: "p4", MessageID: "m1", SessionID: "s", Type: "tool", Tool: "bash"}
+	other.State.Status = "running"
+	script.part(other)
+	script.part(text("m1", "p3", "First. And then more.", 9))
+	var order []string
+	for _, line := range *log {
+		if !strings.HasPrefix(line, "delta") {
+			order = append(order, line)
+		}
+	}
+	got := strings.Join(order, "\n")
+	for _, pair := range [][2]string{{"I look.", "State:running"}, {"State:completed", "First."}, {"First.", "And then more."}} {
+		before, after := strings.Index(got, pair[0]), strings.Index(got, pair[1])
+		if before < 0 || after < before {
+			t.Errorf("%q does not stand before %q:\n%s", pair[0], pair[1], got)
+		}
+	}
+	if n := strings.Count(got, "I look."); n != 1 {
+		t.Errorf("the text is reported %d times:\n%s", n, got)
+	}
+	if reply := script.reply(); reply != "First. And then more." {
+		t.Errorf("the answer is %q", reply)
+	}
+}

@@ -47,7 +47,7 @@ func (t *turn) settle(body sandbox.BodySettled) bool {
 }
 
 func (t *turn) fail(format string, args ...any) {
-	t.settle(sandbox.BodySettled{Outcome: sandbox.OutcomeFailed, Reason: fmt.Sprintf(format, args...)})
+	t.settle(sandbox.BodySettled{Outcome: sandbox.OutcomeFailed, Reason: sentence(fmt.Errorf(format, args...))})
 }
 
 // emit reports an event of the prompt unless it is settled.
