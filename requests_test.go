@@ -84,7 +84,7 @@ func TestAPersonIsAskedWhichRepositoryAndChoosesIt(t *testing.T) {
 	if prompts[0].State != "completed" {
 		t.Errorf("the prompt ended as %s: %s", prompts[0].State, prompts[0].Reason)
 	}
-	r.waitMessage(channel, thread, 30*time.Second, fmt.Sprintf("<@%s> chose acme/website.", r.user("bob").ID))
+	r.waitMessage(channel, thread, 30*time.Second, "Bob Brandt chose acme/website.")
 	r.waitMessage(channel, thread, 30*time.Second, "*acme/website* (chosen by Bob")
 	r.checkThread(channel, thread, prompts)
 	r.checkLog(prompts[0].Session)

@@ -260,14 +260,15 @@ func (d *deliverer) answerView(ctx context.Context, it sessions.Delivery) (v ans
 	return v, nil
 }
 
-// deliverMenu asks which repository is meant, unless that is settled by now.
+// deliverMenu asks which repository is meant; once that is settled, the question
+// gives way to the answer.
 func (d *deliverer) deliverMenu(ctx context.Context, it sessions.Delivery, t sessions.Thread) error {
 	s, err := d.engine.Session(ctx, it.Session)
 	if err != nil {
 		return err
 	}
-	if s.Repository != "" && !it.Unknown {
-		return d.engine.Abandoned(ctx, it.ID, errors.New("the repository was chosen before the question was posted"))
+	if s.Repository != "" {
+		return d.answerMenu(ctx, it, t, s)
 	}
 	var waiting sessions.BodyWaiting
 	if err := json.Unmarshal(it.Body, &waiting); err != nil {
@@ -288,4 +289,35 @@ func (d *deliverer) deliverMenu(ctx context.Context, it sessions.Delivery, t ses
 		view.Author = by.SlackUser
 	}
 	return d.postOnce(ctx, it, t, renderMenu(view))
+}
+
+// answerMenu takes a menu away that was posted, wherever the choice was made.
+func (d *deliverer) answerMenu(ctx context.Context, it sessions.Delivery, t sessions.Thread, s sessions.Session) error {
+	at := landedAt(it)
+	if at.TS == "" && it.Unknown {
+		ts, err := d.search(ctx, t, it.Key, time.Time{})
+		if err != nil {
+			return err
+		}
+		at = landed{Channel: t.Channel, TS: ts}
+	}
+	if at.TS != "" {
+		var answer struct {
+			By string `json:"by"`
+		}
+		if err := json.Unmarshal(it.Body, &answer); err != nil {
+			return fmt.Errorf("reading who chose a repository: %w", err)
+		}
+		text := fmt.Sprintf("%s chose %s.", escape(answer.By), escape(s.Repository))
+		if answer.By == "" {
+			text = fmt.Sprintf("This is about %s (%s).", escape(s.Repository), escape(s.RepositoryWhy))
+		}
+		if err := d.await(ctx, methodUpdate, at.Channel); err != nil {
+			return err
+		}
+		if err := d.update(ctx, at, it.Key, message{text: text, full: text, blocks: []slack.Block{contextLine(text)}}); err != nil {
+			return err
+		}
+	}
+	return d.record(ctx, func(ctx context.Context) error { return d.engine.Delivered(ctx, it.ID, at, s.LastSeq, true) })
 }

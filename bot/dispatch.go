@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"regexp"
 	"strings"
 
 	"openinspect/sessions"
@@ -131,9 +132,17 @@ func (b *Bot) onSaid(ctx context.Context, m said) error {
 	return b.request(ctx, m, author)
 }
 
+// repositoryName is what a reply consists of that only answers which repository
+// is meant.
+var repositoryName = regexp.MustCompile(`^[\w.-]+/[\w.-]+$`)
+
 // request has a message accepted as a prompt; a refusal is told in the thread.
 func (b *Bot) request(ctx context.Context, m said, author sessions.Person) error {
 	text := b.words(ctx, m.Text)
+	if m.session != nil && m.session.Repository == "" && repositoryName.MatchString(text) && len(m.Files) == 0 {
+		err := b.engine.ChooseRepository(ctx, m.key, m.session.ID, text, author.ID)
+		return b.orTell(ctx, err, m.key, m.thread, "")
+	}
 	attachments, remarks := b.attachments(ctx, m.Files)
 	text = joinParagraphs(text, remarks)
 	if m.session == nil && m.ThreadTS != "" {

@@ -65,7 +65,7 @@ func (b *Bot) onAction(ctx context.Context, p *press, a action) error {
 	case actionRetry:
 		_, err = b.engine.Retry(ctx, key, a.Value, by.ID)
 	case actionChoose:
-		err = b.pressChoose(ctx, key, p, a, by)
+		err = b.pressChoose(ctx, key, a, by)
 	}
 	if errors.Is(err, sessions.ErrNotFound) {
 		err = &sessions.Problem{Code: "gone", Text: "This does not exist any more.", Err: err}
@@ -100,30 +100,13 @@ func (b *Bot) pressStop(ctx context.Context, key, prompt string, by uuid.UUID) e
 	return err
 }
 
-// pressChoose settles the repository and takes the menu away.
-func (b *Bot) pressChoose(ctx context.Context, key string, p *press, a action, by sessions.Person) error {
+// pressChoose settles the repository, by the question's menu or the card's.
+func (b *Bot) pressChoose(ctx context.Context, key string, a action, by sessions.Person) error {
 	session, asked := strings.CutPrefix(a.BlockID, choosePrefix)
 	if !asked {
 		session = strings.TrimPrefix(a.BlockID, switchPrefix)
 	}
-	if err := b.engine.ChooseRepository(ctx, key, session, a.Selected.Value, by.ID); err != nil {
-		return err
-	}
-	if asked {
-		b.closeMenu(ctx, p, a.Selected.Value, by.SlackUser)
-	}
-	return nil
-}
-
-// closeMenu replaces a menu by what was chosen. It is best effort: a menu that
-// stays refuses the next choice with a sentence.
-func (b *Bot) closeMenu(ctx context.Context, p *press, repository, user string) {
-	text := fmt.Sprintf("<@%s> chose %s.", user, escape(repository))
-	_, _, _, err := b.api.UpdateMessageContext(ctx, p.Channel.ID, firstOf(p.Message.TS, p.Container.MessageTS),
-		slack.MsgOptionText(text, false), slack.MsgOptionBlocks(contextLine(text)))
-	if err != nil {
-		b.log.Info("a menu could not be taken away", "channel", p.Channel.ID, "err", err)
-	}
+	return b.engine.ChooseRepository(ctx, key, session, a.Selected.Value, by.ID)
 }
 
 // suggest answers a menu that asks for its options.

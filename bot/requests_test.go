@@ -188,7 +188,7 @@ func TestARequestWithoutARepositoryAsksWithAMenu(t *testing.T) {
 	if err := tw.slack.ClickAs(tw.bob, tw.channel, menu.TS, actionChoose, "acme/billing"); err != nil {
 		t.Fatal(err)
 	}
-	tw.see(ts, "<@"+tw.bob+"> chose acme/billing")
+	tw.see(ts, "Bob Brandt chose acme/billing")
 	tw.see(ts, "*acme/billing* (chosen by Bob Brandt)")
 	if got := tw.session(ts).Repository; got != "acme/billing" {
 		t.Errorf("the session works on %q", got)
@@ -280,4 +280,33 @@ func TestAnEventThatSlackGoCannotReadIsAcknowledged(t *testing.T) {
 
 func requestWith(payload string) socketmode.Request {
 	return socketmode.Request{Type: "events_api", EnvelopeID: "e1", Payload: []byte(payload)}
+}
+
+func TestTheQuestionForARepositoryGivesWayToTheAnswerWhereverItIsGiven(t *testing.T) {
+	t.Parallel()
+	tw := newTown(t, noSandboxes)
+	for i, c := range []struct {
+		where  string
+		answer func(ts string)
+		shows  string
+	}{
+		{"on the page", func(ts string) {
+			s := tw.session(ts)
+			if err := tw.engine.ChooseRepository(context.Background(), "web:1", s.ID, "acme/billing", s.CreatedBy); err != nil {
+				t.Error(err)
+			}
+		}, "Alice Ahmed chose acme/billing"},
+		{"by its name in a reply", func(ts string) { tw.say(tw.bob, ts, "acme/billing") }, "Bob Brandt chose acme/billing"},
+	} {
+		tw.channel = tw.seed.Channels[i].ID // a channel remembers the choice
+		ts := tw.say(tw.alice, "", tw.mention("make it faster"))
+		menu := tw.see(ts, "Which repository")
+		c.answer(ts)
+		if answered := tw.see(ts, c.shows); answered.TS != menu.TS {
+			t.Errorf("%s: the question stays, and the answer stands below it", c.where)
+		}
+		if p := tw.prompts(ts); len(p) != 1 || tw.session(ts).Repository != "acme/billing" {
+			t.Errorf("%s: there are %d requests on %q", c.where, len(p), tw.session(ts).Repository)
+		}
+	}
 }

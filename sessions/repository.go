@@ -118,12 +118,16 @@ func (t *tx) setRepository(ctx context.Context, s Session, repo Repository, why,
 	if err != nil {
 		return fmt.Errorf("setting the repository of %s: %w", s.ID, err)
 	}
-	// A menu that nobody has seen yet is not needed any more.
-	_, err = t.ExecContext(ctx, `update outbox set state = 'done', done_at = now()
-		where key = $1 and state = 'pending' and not unknown`, "menu:"+s.ID)
+	// A menu that people see gives way to the answer; one that nobody has seen yet
+	// is not needed any more.
+	_, err = t.ExecContext(ctx, `
+		update outbox set state = case when unknown or remote ? 'ts' then 'pending' else 'done' end, done_at = now(),
+			wanted = cursor + 1, next_at = now(), attempts = 0, body = body || jsonb_build_object('by', $2::text)
+		where key = $1 and state in ('pending', 'done')`, "menu:"+s.ID, by)
 	if err != nil {
-		return fmt.Errorf("withdrawing the menu of %s: %w", s.ID, err)
+		return fmt.Errorf("answering the menu of %s: %w", s.ID, err)
 	}
+	t.wakeSurface(surfaceSlack)
 	t.wakeSession(s.ID)
 	_, err = t.append(ctx, s.ID, entry{kind: KindRepository, body: BodyRepository{Repository: repo.Name, Why: why, By: by}})
 	return err
