@@ -170,7 +170,7 @@ func (c *control) buildSurfaces(route modelRoute) (err error) {
 	}
 	c.web, err = web.New(c.log, c.engine, web.Config{
 		PublicURL: publicURL, SlackClientID: cfg.SlackClientID, SlackClientSecret: cfg.SlackClientSecret,
-		OIDCIssuer: cfg.SlackIssuer, TeamID: cfg.SlackTeamID, SlackWorkspaceURL: workspaceURL(cfg), GitHub: c.forge,
+		OIDCIssuer: cfg.SlackIssuer, TeamID: cfg.SlackTeamID, SlackWorkspaceURL: workspaceURL(cfg), Members: c.bot, GitHub: c.forge,
 	})
 	if err != nil {
 		return err
