@@ -69,12 +69,14 @@ type timing struct {
 	member    time.Duration // what Slack said of a person who is signed in is good for so long
 	ask       time.Duration // how long that question may hold up a person
 	askAgain  time.Duration // between two such questions that Slack does not answer
+	body      time.Duration // for the whole body of a request
 }
 
 var defaultTiming = timing{
 	ping: 15 * time.Second, silence: 40 * time.Second, write: 10 * time.Second, greet: 10 * time.Second,
 	authorise: 2 * time.Minute, panels: 5 * time.Second, look: 2 * time.Second, ticket: time.Minute,
 	member: 10 * time.Minute, ask: 2 * time.Second, askAgain: time.Minute,
+	body: 5 * time.Minute, // bodyMost at 27 kbit/s
 }
 
 // New makes a Server. Run has to be running for pages to be live.
@@ -140,7 +142,10 @@ func (s *Server) Handler() http.Handler {
 	return s.guard(http.NewCrossOriginProtection().Handler(mux))
 }
 
-// guard sets the headers that every answer carries.
+// guard sets the headers that every answer carries, and a deadline for the body
+// if there is one. It covers bodies that nobody reads: the server reads these to
+// their end before it answers. Requests without a body have none, as it would end
+// long answers; and a WebSocket takes its connection over without deadlines.
 func (s *Server) guard(next http.Handler) http.Handler {
 	const policy = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; " +
 		"font-src 'self'; connect-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'self'; " +
@@ -157,6 +162,11 @@ func (s *Server) guard(next http.Handler) http.Handler {
 		}
 		if !strings.HasPrefix(r.URL.Path, "/static/") {
 			h.Set("Cache-Control", "no-store")
+		}
+		if r.ContentLength != 0 {
+			if err := http.NewResponseController(w).SetReadDeadline(time.Now().Add(s.timing.body)); err != nil {
+				s.log.Debug("a body gets no deadline", "err", err) // its connection is gone
+			}
 		}
 		next.ServeHTTP(w, r)
 	})
