@@ -13,6 +13,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -315,7 +316,17 @@ func (p *practice) childEnv(opencode string) []string {
 	return env
 }
 
-func (p *practice) pageURL() string   { return "http://" + p.listen }
+// pageURL is how people on this machine reach the page. An address that means
+// all of the machine's is one to listen on and none to go to: neither browsers
+// nor the Slack stand-in, which returns to this machine only, take it in a link.
+func (p *practice) pageURL() string {
+	at, err := netip.ParseAddrPort(p.listen)
+	if err == nil && at.Addr().Unmap().IsUnspecified() {
+		return fmt.Sprintf("http://127.0.0.1:%d", at.Port())
+	}
+	return "http://" + p.listen
+}
+
 func (p *practice) slackURL() string  { return fmt.Sprintf("http://127.0.0.1:%d", p.state.SlackPort) }
 func (p *practice) githubURL() string { return fmt.Sprintf("http://127.0.0.1:%d", p.state.GitHubPort) }
 func (p *practice) modelURL() string  { return fmt.Sprintf("http://127.0.0.1:%d/v1", p.state.ModelPort) }

@@ -170,7 +170,7 @@ func (c *control) buildSurfaces(route modelRoute) (err error) {
 	}
 	c.web, err = web.New(c.log, c.engine, web.Config{
 		PublicURL: publicURL, SlackClientID: cfg.SlackClientID, SlackClientSecret: cfg.SlackClientSecret,
-		OIDCIssuer: cfg.SlackIssuer, TeamID: cfg.SlackTeamID, SlackWorkspaceURL: workspaceURL(cfg), GitHub: c.forge,
+		OIDCIssuer: cfg.SlackIssuer, TeamID: cfg.SlackTeamID, SlackWorkspaceURL: workspaceURL(cfg), Members: c.bot, GitHub: c.forge,
 	})
 	if err != nil {
 		return err
@@ -180,10 +180,15 @@ func (c *control) buildSurfaces(route modelRoute) (err error) {
 		return err
 	}
 	errorLog := slog.NewLogLogger(c.log.Handler(), slog.LevelWarn)
-	c.people = &http.Server{Handler: c.web.Handler(), ReadHeaderTimeout: 10 * time.Second, ErrorLog: errorLog}
+	c.people = &http.Server{Handler: c.web.Handler(), ReadHeaderTimeout: 10 * time.Second, IdleTimeout: peopleIdle, ErrorLog: errorLog}
 	c.machines = &http.Server{Handler: machine, ReadHeaderTimeout: 10 * time.Second, ErrorLog: errorLog}
 	return nil
 }
+
+// peopleIdle ends a connection on which no request comes. It is longer than load
+// balancers keep theirs (ten minutes at most, as a rule): the end that sends
+// requests has to be the one that closes, or it sends one into a closing connection.
+const peopleIdle = 11 * time.Minute
 
 // machineHandler serves sandboxes: the git door, the model door, the egress
 // proxy and the bridge.

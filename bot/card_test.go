@@ -211,6 +211,7 @@ func TestOutsidersAreRefused(t *testing.T) {
 		"member":                  {f: profile{team: "T1"}},
 		"guest":                   {f: profile{team: "T1", guest: true}, want: "guests"},
 		"Slack Connect":           {f: profile{team: "T2"}, want: "members of this workspace"},
+		"deactivated":             {f: profile{team: "T1", deleted: true}, want: "members of this workspace"},
 		"stranger":                {f: profile{team: "T1", foreign: true}, want: "members of this workspace"},
 		"message of another team": {e: event{UserTeam: "T2"}, f: profile{team: "T1"}, want: "members of this workspace"},
 		"bot user":                {f: profile{team: "T1", bot: true}, want: "from people"},

@@ -3,6 +3,7 @@ package bot
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"sync"
 	"time"
@@ -25,6 +26,7 @@ type profile struct {
 	name, email, avatar string
 	team                string
 	guest, bot, foreign bool
+	deleted             bool // the account was deactivated
 	read                time.Time
 }
 
@@ -71,7 +73,8 @@ func (p *people) learn(u slack.User) profile {
 		team:    u.TeamID,
 		guest:   u.IsRestricted || u.IsUltraRestricted,
 		bot:     u.IsBot || u.ID == "USLACKBOT",
-		foreign: u.IsStranger || u.Deleted,
+		foreign: u.IsStranger,
+		deleted: u.Deleted,
 		read:    time.Now(),
 	}
 	p.mu.Lock()
@@ -116,6 +119,14 @@ func (p *people) profile(ctx context.Context, user string) (profile, error) {
 	}
 }
 
+// recent returns a profile that was read within the time given, or asks Slack.
+func (p *people) recent(ctx context.Context, user string, within time.Duration) (profile, error) {
+	if known, ok := p.recall(user); ok && time.Since(known.read) < within {
+		return known, nil
+	}
+	return p.fetch(ctx, user)
+}
+
 func (p *people) fetch(ctx context.Context, user string) (profile, error) {
 	v, err, _ := p.flight.Do(user, func() (any, error) {
 		u, err := p.api.GetUserInfoContext(ctx, user)
@@ -155,7 +166,7 @@ func (b *Bot) admission(e *event, f profile) string {
 	switch {
 	case f.bot:
 		return onlyPeople
-	case f.foreign, e.UserTeam != "" && e.UserTeam != own, e.SourceTeam != "" && e.SourceTeam != own, f.team != "" && f.team != own:
+	case f.foreign, f.deleted, e.UserTeam != "" && e.UserTeam != own, e.SourceTeam != "" && e.SourceTeam != own, f.team != "" && f.team != own:
 		return "I only take requests from members of this workspace: everybody who works with me can use its repositories."
 	case f.guest:
 		return "I do not take requests from guests of this workspace: everybody who works with me can use its repositories. Ask a full member to pass this on."
@@ -164,6 +175,34 @@ func (b *Bot) admission(e *event, f profile) string {
 }
 
 const onlyPeople = "I only take requests from people, not from other apps."
+
+// Refusal is why the page refuses a user, as a sentence; empty for a full member
+// of the workspace. It goes by what Slack said within the time given, and fails
+// if Slack does not say it now. The page admits whom the bot listens to; only
+// the words differ, because somebody who signs in can act on them.
+func (b *Bot) Refusal(ctx context.Context, user string, within time.Duration) (string, error) {
+	f, err := b.people.recent(ctx, user, within)
+	if code := slackCode(err); code == "user_not_found" || code == "user_not_visible" {
+		return membersOnly, nil
+	}
+	if err != nil {
+		return "", fmt.Errorf("asking Slack who %s is: %w", user, err)
+	}
+	switch own := b.cfg.TeamID; { // self is not known before Run
+	case f.bot:
+		return "Only people can use this page, not apps. Sign in with your own Slack account.", nil
+	case f.deleted:
+		return "Your Slack account was deactivated, and your access to this page ended with it. If that is a mistake, ask an admin of your Slack workspace.", nil
+	case f.foreign, own != "" && f.team != "" && f.team != own:
+		return membersOnly, nil
+	case f.guest:
+		return "Guests of the Slack workspace cannot use this page: everybody who can may work on all of its repositories. " +
+			"Ask a full member to make your request, or an admin of the workspace to make you one.", nil
+	}
+	return "", nil
+}
+
+const membersOnly = "Only members of the Slack workspace that runs this can use this page. Sign in with an account of that workspace."
 
 // person records who spoke.
 func (b *Bot) person(ctx context.Context, user string, f profile) (sessions.Person, error) {

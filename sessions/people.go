@@ -102,6 +102,14 @@ func (e *Engine) Logout(ctx context.Context, secret string) error {
 	return nil
 }
 
+// LogoutEverywhere ends all sign-ins of a person, in whatever browser.
+func (e *Engine) LogoutEverywhere(ctx context.Context, person uuid.UUID) error {
+	if _, err := e.db.ExecContext(ctx, `delete from logins where person = $1`, person); err != nil {
+		return fmt.Errorf("ending all sign-ins of %s: %w", person, err)
+	}
+	return nil
+}
+
 // hashOf is how secrets that only have to be recognised are stored. They are
 // random and long, so that a plain hash is enough.
 func hashOf(secret string) []byte {

@@ -323,6 +323,31 @@ func TestSignInsEndAndOnlyHashesAreKept(t *testing.T) {
 	}
 }
 
+func TestSigningAPersonOutEverywhereLeavesOthersIn(t *testing.T) {
+	t.Parallel()
+	w := sessionstest.New(t)
+	e := w.Engine()
+	alice, bob := w.Person(e, "Alice"), w.Person(e, "Bob")
+	var secrets [3]string
+	for i, of := range []sessions.Person{alice, alice, bob} {
+		var err error
+		if secrets[i], err = e.Login(bg, of.ID, time.Hour); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := e.LogoutEverywhere(bg, alice.ID); err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range secrets[:2] {
+		if _, err := e.WhoIs(bg, s); !errors.Is(err, sessions.ErrNotFound) {
+			t.Errorf("Alice: WhoIs says %v", err)
+		}
+	}
+	if p, err := e.WhoIs(bg, secrets[2]); err != nil || p.ID != bob.ID {
+		t.Errorf("Bob: WhoIs = %+v, %v", p, err)
+	}
+}
+
 func TestPeopleKeepWhatASurfaceDoesNotKnow(t *testing.T) {
 	t.Parallel()
 	w := sessionstest.New(t)

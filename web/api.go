@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"os"
 	"strconv"
 
 	"github.com/google/uuid"
@@ -40,6 +41,10 @@ func readBody(w http.ResponseWriter, r *http.Request, into any) error {
 	err := json.NewDecoder(http.MaxBytesReader(w, r.Body, bodyMost)).Decode(into)
 	if tooBig, ok := errors.AsType[*http.MaxBytesError](err); ok {
 		return tooBig
+	}
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		return &failure{status: http.StatusRequestTimeout, code: "too_slow",
+			text: "The request did not arrive in time. What you wrote is not lost; try again.", err: err}
 	}
 	if err != nil && !errors.Is(err, io.EOF) {
 		return &failure{status: http.StatusBadRequest, code: "bad_json", text: "The request is not valid JSON.", err: err}

@@ -27,10 +27,13 @@
 //   - Whatever is posted carries an Idempotency-Key that the browser minted, so
 //     that a request sent twice has one effect (I1).
 //
-// Who may see what: everybody of the Slack workspace sees and steers every
-// session; nobody else sees anything. The sign-in is Slack's OpenID Connect with
-// issuer, signature, audience, nonce and team checked. GitHub is connected
-// afterwards and is never a way to sign in.
+// Who may see what: every full member of the Slack workspace sees and steers
+// every session; nobody else sees anything. The sign-in is Slack's OpenID Connect
+// with issuer, signature, audience, nonce and team checked. That says nothing of
+// guests, so Members is asked about the person at the sign-in and then every ten
+// minutes in which the page is used: somebody who became a guest or was
+// deactivated is signed out everywhere. GitHub is connected afterwards and is
+// never a way to sign in.
 //
 // Goroutines run under Server.Run alone: one per room, one per watcher and one
 // that reads what the watcher says.

@@ -198,7 +198,7 @@ func (w *watcher) write(ctx context.Context, room *room, wishes <-chan wish) {
 				err = w.sendFrame(frame{Type: frameStill})
 			}
 		case <-authorise.C:
-			if _, err := w.server.engine.WhoIs(ctx, w.viewer.secret); errors.Is(err, sessions.ErrNotFound) {
+			if w.signedOut(ctx) {
 				w.say(websocket.ClosePolicyViolation, "the sign-in has ended")
 				return
 			}
@@ -207,6 +207,15 @@ func (w *watcher) write(ctx context.Context, room *room, wishes <-chan wish) {
 			return
 		}
 	}
+}
+
+// signedOut says whether the sign-in has ended since the connection was made.
+func (w *watcher) signedOut(ctx context.Context) bool {
+	p, err := w.server.engine.WhoIs(ctx, w.viewer.secret)
+	if err == nil {
+		return w.server.stillMember(ctx, p) != nil
+	}
+	return errors.Is(err, sessions.ErrNotFound)
 }
 
 // grant answers a browser that misses something.

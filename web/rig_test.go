@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/dlclark/regexp2/v2"
+	slackgo "github.com/slack-go/slack"
 
 	"openinspect/internal/devpg/pgtest"
 	"openinspect/internal/practice/slack"
@@ -51,7 +52,8 @@ func newRig(t testing.TB, changes ...func(*Config)) *rig {
 	pages := httptest.NewUnstartedServer(nil)
 	r.url = "http://" + pages.Listener.Addr().String()
 	cfg := Config{PublicURL: r.url, SlackClientID: r.seed.ClientID, SlackClientSecret: r.seed.ClientSecret,
-		OIDCIssuer: r.issuer, TeamID: r.seed.TeamID, SlackWorkspaceURL: r.issuer}
+		OIDCIssuer: r.issuer, TeamID: r.seed.TeamID, SlackWorkspaceURL: r.issuer,
+		Members: newDirectory(r.seed.BotToken, r.issuer)}
 	for _, change := range changes {
 		change(&cfg)
 	}
@@ -79,7 +81,7 @@ func newRig(t testing.TB, changes ...func(*Config)) *rig {
 // openSlack serves the stand-in for Slack.
 func (r *rig) openSlack(t testing.TB) {
 	t.Helper()
-	s, err := slack.Open(t.TempDir(), slack.Options{Log: r.Log})
+	s, err := slack.Open(t.TempDir(), slack.Options{RateScale: -1, Log: r.Log})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -93,6 +95,38 @@ func (r *rig) openSlack(t testing.TB) {
 		}
 	})
 	r.slack, r.seed, r.issuer = s, s.Seed(), srv.URL
+}
+
+// directory is who belongs to the workspace, as Slack's Web API says it.
+type directory struct {
+	api  *slackgo.Client
+	mu   sync.Mutex
+	read map[string]slackgo.User
+	at   map[string]time.Time // when it was read
+}
+
+func newDirectory(token, slack string) *directory {
+	return &directory{api: slackgo.New(token, slackgo.OptionAPIURL(slack+"/api/")),
+		read: make(map[string]slackgo.User), at: make(map[string]time.Time)}
+}
+
+func (d *directory) Refusal(ctx context.Context, user string, within time.Duration) (string, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if time.Since(d.at[user]) >= within {
+		u, err := d.api.GetUserInfoContext(ctx, user)
+		if err != nil {
+			return "", err
+		}
+		d.read[user], d.at[user] = *u, time.Now()
+	}
+	switch u := d.read[user]; {
+	case u.IsRestricted:
+		return "Guests cannot use this. Ask a full member.", nil
+	case u.Deleted:
+		return "Your account was deactivated.", nil
+	}
+	return "", nil
 }
 
 // browser is a person's HTTP client, signed in through Slack.
@@ -118,21 +152,38 @@ func (r *rig) fresh(t testing.TB) *http.Client {
 // signIn signs a person of the workspace in, as a browser does.
 func (r *rig) signIn(t testing.TB, name string) *browser {
 	t.Helper()
+	b := r.open(t, name)
+	if at, status, _ := b.trySignIn(); at != "/settings" || status != http.StatusOK {
+		t.Fatalf("signing in ended at %s with %d", at, status)
+	}
+	return b
+}
+
+// open is the browser of a person of the workspace who has not signed in here.
+func (r *rig) open(t testing.TB, name string) *browser {
+	t.Helper()
 	b := &browser{Client: r.fresh(t), t: t, rig: r, user: r.person(t, name)}
 	at, err := url.Parse(r.issuer)
 	if err != nil {
 		t.Fatal(err)
 	}
 	b.Jar.SetCookies(at, []*http.Cookie{{Name: "practice_as", Value: b.user.Token}})
-	resp, err := b.Get(r.url + "/signin/slack?return=/settings")
+	return b
+}
+
+// trySignIn goes the way through Slack to the settings, and says where it ended and with what page.
+func (b *browser) trySignIn() (path string, status int, page string) {
+	b.t.Helper()
+	resp, err := b.Get(b.rig.url + "/signin/slack?return=/settings")
 	if err != nil {
-		t.Fatal(err)
+		b.t.Fatal(err)
 	}
 	defer resp.Body.Close()
-	if resp.Request.URL.Path != "/settings" || resp.StatusCode != http.StatusOK {
-		t.Fatalf("signing in ended at %s with %s", resp.Request.URL, resp.Status)
+	data, err := io.ReadAll(resp.Body)
+	if err != nil {
+		b.t.Fatal(err)
 	}
-	return b
+	return resp.Request.URL.Path, resp.StatusCode, string(data)
 }
 
 func (r *rig) person(t testing.TB, name string) slack.SeedUser {

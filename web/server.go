@@ -23,7 +23,8 @@ type Config struct {
 	TeamID                           string // the only workspace whose members may sign in
 	SlackWorkspaceURL                string // where links to threads lead
 
-	GitHub GitHubLinker // nil: GitHub accounts cannot be connected
+	Members Members      // required
+	GitHub  GitHubLinker // nil: GitHub accounts cannot be connected
 }
 
 // GitHubLinker connects a person's GitHub account (OAuth web flow with PKCE).
@@ -40,21 +41,22 @@ type GitHubLinker interface {
 
 // Server serves people. It is safe for concurrent use.
 type Server struct {
-	log     *slog.Logger
-	engine  *sessions.Engine
-	cfg     Config
-	public  *url.URL
-	pages   *template.Template
-	static  *assets
-	rows    *rowRenderer
-	outline *outline
-	hub     *hub
-	issuer  *issuer
-	spent   *spentTickets
-	timing  timing
+	log        *slog.Logger
+	engine     *sessions.Engine
+	cfg        Config
+	public     *url.URL
+	pages      *template.Template
+	static     *assets
+	rows       *rowRenderer
+	outline    *outline
+	hub        *hub
+	issuer     *issuer
+	spent      *spentTickets
+	unanswered *unanswered
+	timing     timing
 }
 
-// timing holds the deadlines of live connections, so that tests can shorten them.
+// timing holds deadlines and intervals, so that tests can shorten them.
 type timing struct {
 	ping      time.Duration // between two pings to a browser
 	silence   time.Duration // a browser that sent nothing for this long is gone
@@ -64,11 +66,17 @@ type timing struct {
 	panels    time.Duration // between two looks at what has no events (memory, disk, cost)
 	look      time.Duration // between two looks for entries that nobody told us of
 	ticket    time.Duration // a ticket is valid so long
+	member    time.Duration // what Slack said of a person who is signed in is good for so long
+	ask       time.Duration // how long that question may hold up a person
+	askAgain  time.Duration // between two such questions that Slack does not answer
+	body      time.Duration // for the whole body of a request
 }
 
 var defaultTiming = timing{
 	ping: 15 * time.Second, silence: 40 * time.Second, write: 10 * time.Second, greet: 10 * time.Second,
 	authorise: 2 * time.Minute, panels: 5 * time.Second, look: 2 * time.Second, ticket: time.Minute,
+	member: 10 * time.Minute, ask: 2 * time.Second, askAgain: time.Minute,
+	body: 5 * time.Minute, // bodyMost at 27 kbit/s
 }
 
 // New makes a Server. Run has to be running for pages to be live.
@@ -81,6 +89,9 @@ func New(log *slog.Logger, engine *sessions.Engine, cfg Config) (*Server, error)
 		return nil, errors.New("signing in needs Slack's issuer, the app's client id and the team")
 	}
 	cfg.PublicURL = strings.TrimSuffix(cfg.PublicURL, "/")
+	if cfg.Members == nil {
+		return nil, errors.New("signing in needs to know who is a member of the workspace")
+	}
 	static, err := newAssets()
 	if err != nil {
 		return nil, err
@@ -92,7 +103,7 @@ func New(log *slog.Logger, engine *sessions.Engine, cfg Config) (*Server, error)
 	s := &Server{
 		log: log, engine: engine, cfg: cfg, public: public, pages: pages, static: static,
 		rows: newRowRenderer(engine, pages), outline: newOutline(engine),
-		issuer: newIssuer(cfg), spent: newSpentTickets(), timing: defaultTiming,
+		issuer: newIssuer(cfg), spent: newSpentTickets(), unanswered: newUnanswered(), timing: defaultTiming,
 	}
 	s.hub = newHub(s)
 	return s, nil
@@ -131,7 +142,10 @@ func (s *Server) Handler() http.Handler {
 	return s.guard(http.NewCrossOriginProtection().Handler(mux))
 }
 
-// guard sets the headers that every answer carries.
+// guard sets the headers that every answer carries, and a deadline for the body
+// if there is one. It covers bodies that nobody reads: the server reads these to
+// their end before it answers. Requests without a body have none, as it would end
+// long answers; and a WebSocket takes its connection over without deadlines.
 func (s *Server) guard(next http.Handler) http.Handler {
 	const policy = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; " +
 		"font-src 'self'; connect-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'self'; " +
@@ -148,6 +162,11 @@ func (s *Server) guard(next http.Handler) http.Handler {
 		}
 		if !strings.HasPrefix(r.URL.Path, "/static/") {
 			h.Set("Cache-Control", "no-store")
+		}
+		if r.ContentLength != 0 {
+			if err := http.NewResponseController(w).SetReadDeadline(time.Now().Add(s.timing.body)); err != nil {
+				s.log.Debug("a body gets no deadline", "err", err) // its connection is gone
+			}
 		}
 		next.ServeHTTP(w, r)
 	})

@@ -160,7 +160,8 @@ func (s *Server) signedIn(h func(w http.ResponseWriter, r *http.Request, v viewe
 	})
 }
 
-// viewer finds out who asks; errSignedOut if nobody does.
+// viewer finds out who asks; errSignedOut if nobody does. Somebody who is not a
+// full member any more is refused.
 func (s *Server) viewer(r *http.Request) (viewer, error) {
 	c, err := r.Cookie(s.cookieName("login"))
 	if err != nil || c.Value == "" {
@@ -172,6 +173,9 @@ func (s *Server) viewer(r *http.Request) (viewer, error) {
 	}
 	if err != nil {
 		return viewer{}, fmt.Errorf("reading a sign-in: %w", err)
+	}
+	if err := s.stillMember(r.Context(), p); err != nil {
+		return viewer{}, err
 	}
 	return viewer{p, c.Value}, nil
 }
@@ -222,6 +226,9 @@ func (s *Server) finishSignIn(w http.ResponseWriter, r *http.Request) error {
 	}
 	id, err := s.identify(r.Context(), r.URL.Query().Get("code"), f.Nonce)
 	if err != nil {
+		return err
+	}
+	if err := s.admit(r.Context(), id.User); err != nil {
 		return err
 	}
 	person, err := s.engine.SlackPerson(r.Context(), id.Team, id.User, id.Name, id.Email, id.Picture)

@@ -174,6 +174,8 @@ func (s *Server) authorise(w http.ResponseWriter, c *call, m method, token strin
 	case token == s.id.BotToken:
 		c.bot, c.user = true, s.id.BotUserID
 		w.Header().Set("X-OAuth-Scopes", strings.Join(s.opts.Scopes, ","))
+	case p != nil && s.standing(p.ID) == Deactivated:
+		return fail("account_inactive")
 	case p != nil:
 		c.user = p.ID
 	default:

@@ -48,7 +48,8 @@
 // # Driving it
 //
 // From Go: PostAs, EditAs, DeleteAs, ClickAs, SubmitAs and their like act as a
-// person; Messages, Ephemerals, Views and WaitMessage look. FailNext,
+// person, SetStanding as an admin; Messages, Ephemerals, Views and WaitMessage
+// look. FailNext,
 // SetLatency, RepeatEvents, DropSockets, StallSockets and Disconnect make
 // things go wrong; Calls tells what the app called.
 //

@@ -49,8 +49,24 @@ func (s *Server) as(user, method string, a args) (object, error) {
 	if s.person(user) == nil && !c.bot {
 		return nil, fmt.Errorf("nobody is %q", user)
 	}
+	if s.standing(user) == Deactivated {
+		return nil, fail("account_inactive")
+	}
 	res, err := methods[method].run(s, c)
 	return res, errors.Join(err, s.journal.err)
+}
+
+// SetStanding makes a person a guest, ends their account or makes them a full
+// member again, as an admin of the workspace does.
+func (s *Server) SetStanding(userID string, to Standing) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.person(userID) == nil {
+		return fmt.Errorf("nobody is %q", userID)
+	}
+	s.standings[userID] = &to
+	s.journal.put("standing", userID, to)
+	return s.journal.err
 }
 
 // PostAs posts as a person; threadTS may be empty. In text, mentions are in

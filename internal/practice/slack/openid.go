@@ -121,6 +121,9 @@ func (s *Server) serveAuthorize(w http.ResponseWriter, r *http.Request) {
 	if r.Method == http.MethodPost {
 		p = s.person(r.PostFormValue("user"))
 	}
+	if p != nil && s.standing(p.ID) == Deactivated {
+		p = nil
+	}
 	s.mu.Unlock()
 	if p == nil {
 		s.renderPicker(w)

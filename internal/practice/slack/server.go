@@ -86,6 +86,7 @@ type Server struct {
 	base       string
 	journal    *journal
 	id         identity
+	standings  map[string]*Standing // by person; who is not in it is a full member
 	rooms      map[string]*room
 	files      map[string]*file
 	sessions   map[string]*agentSession
@@ -130,20 +131,21 @@ func newServer(dir string, o Options) *Server {
 	o = withDefaults(o)
 	return &Server{
 		opts: o, dir: dir, log: o.Log, base: strings.TrimSuffix(o.URL, "/"),
-		wake:     make(chan struct{}, 1),
-		rooms:    map[string]*room{},
-		files:    map[string]*file{},
-		sessions: map[string]*agentSession{},
-		views:    map[string]*view{},
-		homes:    map[string]*view{},
-		tickets:  map[string]time.Time{},
-		triggers: map[string]*trigger{},
-		hooks:    map[string]*hook{},
-		codes:    map[string]*authCode{},
-		buckets:  map[string]*bucket{},
-		faults:   newFaults(),
-		pages:    map[*subscriber]struct{}{},
-		changed:  make(chan struct{}),
+		wake:      make(chan struct{}, 1),
+		standings: map[string]*Standing{},
+		rooms:     map[string]*room{},
+		files:     map[string]*file{},
+		sessions:  map[string]*agentSession{},
+		views:     map[string]*view{},
+		homes:     map[string]*view{},
+		tickets:   map[string]time.Time{},
+		triggers:  map[string]*trigger{},
+		hooks:     map[string]*hook{},
+		codes:     map[string]*authCode{},
+		buckets:   map[string]*bucket{},
+		faults:    newFaults(),
+		pages:     map[*subscriber]struct{}{},
+		changed:   make(chan struct{}),
 	}
 }
 

@@ -45,9 +45,10 @@ func (s *Server) userJSON(id string) object {
 	if p == nil {
 		return nil
 	}
+	is := s.standing(id)
 	return object{
-		"id": p.ID, "team_id": s.id.TeamID, "name": p.Name, "real_name": p.RealName, "deleted": false,
-		"is_bot": false, "is_app_user": false, "is_admin": false, "is_owner": false, "is_restricted": false,
+		"id": p.ID, "team_id": s.id.TeamID, "name": p.Name, "real_name": p.RealName, "deleted": is == Deactivated,
+		"is_bot": false, "is_app_user": false, "is_admin": false, "is_owner": false, "is_restricted": is == Guest,
 		"is_ultra_restricted": false, "tz": "Europe/Amsterdam", "tz_label": "Central European Time", "tz_offset": 3600,
 		"color": strings.TrimPrefix(p.Color, "#"), "updated": 1, "profile": s.profileJSON(p),
 	}

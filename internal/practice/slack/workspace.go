@@ -42,6 +42,17 @@ type person struct {
 	ID, Name, RealName, Email, Title, Color, Token string
 }
 
+// Standing is what a person is in the workspace.
+type Standing string
+
+// What a person may be. A guest is Slack's multi-channel guest; whose account
+// is deactivated can neither sign in nor call anything, but is still shown.
+const (
+	FullMember  Standing = ""
+	Guest       Standing = "guest"
+	Deactivated Standing = "deactivated"
+)
+
 // room is a channel, or the direct messages of one person with the bot.
 type room struct {
 	ID, Name, Topic string
@@ -134,6 +145,8 @@ func (s *Server) apply(e entry) error {
 		return s.decode(e, c, func() { s.addRoom(c) })
 	case "message":
 		return s.applyMessage(e)
+	case "standing":
+		return applyTo(s.standings, e)
 	case "file":
 		return applyTo(s.files, e)
 	case "session":
@@ -210,6 +223,9 @@ func (c *room) drop(ts string) {
 func (s *Server) compact() error {
 	return s.journal.rewrite(func(put func(kind, key string, v any)) {
 		put("identity", "", s.id)
+		for user, st := range s.standings {
+			put("standing", user, st)
+		}
 		for id, c := range s.rooms {
 			put("room", id, c)
 			for _, m := range c.messages {
@@ -332,6 +348,14 @@ func (s *Server) person(id string) *person {
 		}
 	}
 	return nil
+}
+
+// standing is what a person is in the workspace.
+func (s *Server) standing(user string) Standing {
+	if st := s.standings[user]; st != nil {
+		return *st
+	}
+	return FullMember
 }
 
 // newTS gives out the next timestamp: microseconds, unique in the workspace.
