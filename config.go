@@ -5,9 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
-	"net/url"
 	"os"
+	"reflect"
 	"slices"
 	"strings"
 	"time"
@@ -15,7 +14,6 @@ import (
 	"github.com/caarlos0/env/v11"
 
 	"openinspect/internal/doors"
-	"openinspect/internal/seal"
 )
 
 // Config is the configuration of `openinspect serve`: environment variables
@@ -131,7 +129,11 @@ func configSentences(err error) []error {
 	for _, e := range all.Errors {
 		var unset env.VarIsNotSetError
 		var empty env.EmptyVarError
+		var wrong env.ParseError
 		switch {
+		case errors.As(e, &wrong):
+			key := variableOf(wrong.Name)
+			out = append(out, fmt.Errorf("%s cannot be read (%w): %s", key, wrong.Err, describe(key)))
 		case errors.As(e, &unset):
 			out = append(out, fmt.Errorf("%s is not set: %s", unset.Key, describe(unset.Key)))
 		case errors.As(e, &empty):
@@ -143,64 +145,14 @@ func configSentences(err error) []error {
 	return out
 }
 
-// check finds values that are set but cannot work.
-func (c *Config) check() []error {
-	var p []error
-	complain := func(format string, args ...any) { p = append(p, fmt.Errorf(format, args...)) }
-	for name, value := range map[string]string{
-		"PUBLIC_URL": c.PublicURL, "SLACK_API_URL": c.SlackAPIURL, "SLACK_ISSUER": c.SlackIssuer,
-		"GITHUB_API_URL": c.GitHubAPIURL, "GITHUB_URL": c.GitHubURL, "MODEL_BASE_URL": c.ModelBaseURL,
-		"ANTHROPIC_BASE_URL": c.AnthropicURL, "OPENAI_BASE_URL": c.OpenAIURL, "OPENROUTER_BASE_URL": c.OpenRouterURL,
-	} {
-		if u, err := url.Parse(value); value != "" && (err != nil || u.Host == "" || (u.Scheme != "http" && u.Scheme != "https")) {
-			complain("%s is %q: give a URL such as https://inspect.example.org", name, value)
-		}
+// variableOf is the variable that a field of Config is read from.
+func variableOf(field string) string {
+	f, ok := reflect.TypeFor[Config]().FieldByName(field)
+	if !ok {
+		return field
 	}
-	if c.SecretKey != "" {
-		if _, err := seal.Parse(c.SecretKey); err != nil {
-			complain("SECRET_KEY: %v (make one with: openssl rand -base64 32)", err)
-		}
-	}
-	if new(slog.LevelVar).UnmarshalText([]byte(c.LogLevel)) != nil {
-		complain("LOG_LEVEL is %q: give debug, info, warn or error", c.LogLevel)
-	}
-	if c.SandboxProvider != "local" {
-		complain("SANDBOX_PROVIDER is %q: the providers are: local", c.SandboxProvider)
-	}
-	if c.LocalUnisolated != "" && c.LocalUnisolated != "yes" {
-		complain("LOCAL_UNISOLATED is %q: only yes has a meaning", c.LocalUnisolated)
-	}
-	if err := doors.AllowList(c.EgressAllow).Check(); err != nil {
-		complain("EGRESS_ALLOW: %w", err)
-	}
-	if c.SlackConnections < 1 || c.SlackConnections > 5 {
-		complain("SLACK_CONNECTIONS is %d: give 1 to 5 (Slack allows ten for all replicas)", c.SlackConnections)
-	}
-	route, err := c.modelRoute()
-	if err != nil {
-		p = append(p, err)
-	}
-	return append(p, c.checkPrices(route)...)
-}
-
-// budgeted says whether spending is limited.
-func (c *Config) budgeted() bool {
-	return c.SessionBudget > 0 || c.PersonDayBudget > 0 || c.DayBudget > 0
-}
-
-// checkPrices finds configured models that no budget could count.
-func (c *Config) checkPrices(route modelRoute) (problems []error) {
-	own, err := modelPrices(c.ModelPrices)
-	if err != nil {
-		problems = append(problems, err)
-	}
-	prices := doors.NewPrices(own)
-	for _, model := range []string{route.Model, route.Small} {
-		if _, known := prices.Find(model); model != "" && !known && c.budgeted() {
-			problems = append(problems, fmt.Errorf("MODEL_PRICES lacks %s: a budget is set, and what it costs is not known", model))
-		}
-	}
-	return problems
+	key, _, _ := strings.Cut(f.Tag.Get("env"), ",")
+	return key
 }
 
 // modelRoute is which provider serves the agent's model, and by what protocol.
@@ -248,6 +200,9 @@ func (c *Config) modelRoute() (modelRoute, error) {
 		}
 		r.Small = firstOf(strings.TrimPrefix(c.SmallModel, r.Provider+"/"), r.Model)
 		return r, nil
+	}
+	if c.Model != "" && c.AnthropicKey+c.OpenAIKey+c.OpenRouterKey != "" {
+		return modelRoute{}, fmt.Errorf("MODEL is %q: begin it with anthropic/, openai/ or openrouter/, or set MODEL_BASE_URL", c.Model)
 	}
 	return modelRoute{}, errors.New("no model is configured: set ANTHROPIC_API_KEY, OPENAI_API_KEY or OPENROUTER_API_KEY, or MODEL_BASE_URL and MODEL")
 }

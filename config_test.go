@@ -1,9 +1,14 @@
 package main
 
 import (
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/x509"
+	"encoding/pem"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 )
 
@@ -12,10 +17,19 @@ func completeEnviron() map[string]string {
 	return map[string]string{
 		"SECRET_KEY":      "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=",
 		"SLACK_BOT_TOKEN": "xoxb-1", "SLACK_APP_TOKEN": "xapp-1", "SLACK_CLIENT_ID": "1", "SLACK_CLIENT_SECRET": "s",
-		"SLACK_TEAM_ID": "T1", "GITHUB_APP_ID": "1", "GITHUB_PRIVATE_KEY": "pem", "GITHUB_CLIENT_ID": "c",
+		"SLACK_TEAM_ID": "T1", "GITHUB_APP_ID": "1", "GITHUB_PRIVATE_KEY": privateKey(), "GITHUB_CLIENT_ID": "c",
 		"GITHUB_CLIENT_SECRET": "s", "ANTHROPIC_API_KEY": "key",
 	}
 }
+
+// privateKey is a key as GitHub gives it out.
+var privateKey = sync.OnceValue(func() string {
+	key, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		panic(err)
+	}
+	return string(pem.EncodeToMemory(&pem.Block{Type: "RSA PRIVATE KEY", Bytes: x509.MarshalPKCS1PrivateKey(key)}))
+})
 
 func environ(m map[string]string) []string {
 	var out []string
@@ -35,11 +49,19 @@ func TestAWrongConfigurationNamesAllItsProblemsAtOnce(t *testing.T) {
 	vars["SECRET_KEY"] = "short"
 	vars["LOG_LEVEL"] = "loud"
 	vars["MODEL"] = "openai/gpt-5"
+	vars["SLACK_BOT_TOKEN"] = "token"
+	vars["GITHUB_APP_ID"] = "inspect"
+	vars["GITHUB_PRIVATE_KEY"] = "no key"
+	vars["LISTEN"] = "8080"
+	vars["PARK_AFTER"] = "-5s"
+	vars["BOOT_TIMEOUT"] = "soon"
+	vars["MAX_SANDBOXES"] = "0"
 	_, err := loadConfig(environ(vars))
 	if err == nil {
 		t.Fatal("a wrong configuration was accepted")
 	}
-	for _, want := range []string{"SLACK_TEAM_ID is not set", "SLACK_APP_TOKEN is empty", "PUBLIC_URL", "MaxQueue",
+	for _, want := range []string{"SLACK_TEAM_ID is not set", "SLACK_APP_TOKEN is empty", "PUBLIC_URL", "MAX_QUEUE cannot be read", "BOOT_TIMEOUT cannot be read",
+		"SLACK_BOT_TOKEN does not begin with xoxb-", "GITHUB_APP_ID is", "private key", "LISTEN is", "PARK_AFTER is", "MAX_SANDBOXES is",
 		"SECRET_KEY", "LOG_LEVEL", "OPENAI_API_KEY is not set"} {
 		if !strings.Contains(err.Error(), want) {
 			t.Errorf("the problems do not mention %s:\n%v", want, err)
