@@ -416,3 +416,19 @@ func TestWhatIsUrgentIsPostedFirst(t *testing.T) {
 		t.Errorf("the order is %q", order)
 	}
 }
+
+func TestSlackIsLeftAloneForAsLongAsItAsks(t *testing.T) {
+	t.Parallel()
+	tw := newTown(t, noSandboxes)
+	const asked = 2 // seconds
+	tw.slack.FailNext("chat.postMessage", 1, practice.Fault{Status: 429, RetryAfter: asked})
+	ts := tw.say(tw.alice, "", tw.mention("look at acme/greeter"))
+	tw.see(ts, "Queued")
+	calls := tw.slack.Calls("chat.postMessage")
+	if len(calls) != 2 {
+		t.Fatalf("Slack was called %d times", len(calls))
+	}
+	if pause := calls[1].Time.Sub(calls[0].Time); pause < asked*time.Second {
+		t.Errorf("Slack asked for %d s and was called again after %s", asked, pause)
+	}
+}

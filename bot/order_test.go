@@ -4,6 +4,7 @@ import (
 	"context"
 	"slices"
 	"testing"
+	"time"
 
 	practice "openinspect/internal/practice/slack"
 )
@@ -87,5 +88,22 @@ func TestARemarkFromBeforeARequestThatArrivesAfterItIsNoRequest(t *testing.T) {
 		"Bob Brandt: and say goodbye"}
 	if got := e.texts(root); !slices.Equal(got, want) {
 		t.Errorf("the session was asked %q, want %q", got, want)
+	}
+}
+
+func TestAMentionThatCouldNotBeHandledIsTakenWhenSlackSendsItAgain(t *testing.T) {
+	t.Parallel()
+	tw := quietTown(t, noSandboxes, option{workspace: func(o *practice.Options) {
+		o.AckTimeout, o.Retries = 300*time.Millisecond, []time.Duration{0, 300 * time.Millisecond, 300 * time.Millisecond}
+	}})
+	// Nobody is known in advance, and Slack does not say at once who Alice is.
+	tw.slack.FailNext("users.list", 1, practice.Fault{Error: "fatal_error"})
+	tw.slack.FailNext("users.info", 1, practice.Fault{Error: "fatal_error"})
+	tw.Run(tw.engine)
+	tw.startBot()
+	ts := tw.say(tw.alice, "", tw.mention("look at acme/greeter"))
+	tw.see(ts, "Queued")
+	if p := tw.prompts(ts); len(p) != 1 {
+		t.Errorf("there are %d requests", len(p))
 	}
 }
