@@ -277,6 +277,21 @@ func TestAnOpenRowGivesWayToTheNextOfItsKey(t *testing.T) {
 	}
 }
 
+func TestTheQuestionForARepositoryIsGoneOnceItIsAnswered(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	alice := r.signIn(t, "alice")
+	s := alice.scribe("Fix it")
+	s.write(sessions.KindWaiting, sessions.BodyWaiting{For: "repository", Text: "Which repository is this about?", Menu: []string{"acme/greeter"}})
+	if page := alice.page(sessionPath(s)); !strings.Contains(page, "Which repository") {
+		t.Error("the page does not ask")
+	}
+	s.write(sessions.KindRepository, sessions.BodyRepository{Repository: "acme/greeter", Why: "chosen by Alice"})
+	if page := alice.page(sessionPath(s)); strings.Contains(page, "Which repository") || !strings.Contains(page, "chosen by Alice") {
+		t.Error("the page still asks after the answer")
+	}
+}
+
 func TestPeopleSeeWhoWatchesAtAnotherReplica(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)

@@ -116,6 +116,13 @@ func eventKey(ev sessions.Event) string {
 		return "prompt:" + ev.Prompt
 	case sandbox.KindDiff:
 		return "diff:" + ev.Prompt
+	case sessions.KindRepository:
+		return repositoryKey
+	case sessions.KindWaiting:
+		var body sessions.BodyWaiting
+		if json.Unmarshal(ev.Body, &body) == nil && body.For == "repository" {
+			return repositoryKey
+		}
 	case sandbox.KindTool, sandbox.KindPhase:
 		var names struct{ Part, Phase string }
 		if json.Unmarshal(ev.Body, &names) != nil {

@@ -55,7 +55,7 @@ type shape func(rd *rowRenderer, ctx context.Context, ev sessions.Event, v *rowV
 // wrote shows nothing, but keeps its number.
 var shapes = map[string]shape{
 	sessions.KindCreated:    bodyShape[sessions.BodyCreated]("row-created"),
-	sessions.KindRepository: bodyShape[sessions.BodyRepository]("row-repository"),
+	sessions.KindRepository: shapeRepository,
 	sessions.KindQueued:     shapeQueued,
 	sessions.KindEdited:     shapeEdited,
 	sessions.KindStarted:    shapeStarted,
@@ -63,7 +63,7 @@ var shapes = map[string]shape{
 	sessions.KindEnded:      shapeEnded,
 	sessions.KindSandbox:    shapeSandbox,
 	sessions.KindArtifact:   bodyShape[sessions.BodyArtifact]("row-artifact"),
-	sessions.KindWaiting:    bodyShape[sessions.BodyWaiting]("row-waiting"),
+	sessions.KindWaiting:    shapeWaiting,
 	sandbox.KindPhase:       shapePhase,
 	sandbox.KindText:        shapeText,
 	sandbox.KindReasoning:   shapeReasoning,
@@ -122,6 +122,25 @@ func bodyShape[T any](name string) shape {
 		v.Body = body
 		return name, err
 	}
+}
+
+// repositoryKey is of the question which repository is meant, and of its answer.
+const repositoryKey = "repository"
+
+func shapeRepository(_ *rowRenderer, _ context.Context, ev sessions.Event, v *rowView) (string, error) {
+	body, err := decode[sessions.BodyRepository](ev)
+	v.Key, v.Body = repositoryKey, body
+	return "row-repository", err
+}
+
+// shapeWaiting shows a question. That for a repository gives way to the answer.
+func shapeWaiting(_ *rowRenderer, _ context.Context, ev sessions.Event, v *rowView) (string, error) {
+	body, err := decode[sessions.BodyWaiting](ev)
+	v.Body = body
+	if body.For == "repository" {
+		v.Key, v.Open = repositoryKey, true
+	}
+	return "row-waiting", err
 }
 
 // promptView is a person's request.
