@@ -55,6 +55,11 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		fmt.Fprint(stderr, usage)
 		return 2
 	}
+	switch args[0] {
+	case "help", "-h", "-help", "--help":
+		fmt.Fprint(stdout, usage)
+		return 0
+	}
 	command, ok := commands[args[0]]
 	if !ok {
 		fmt.Fprintf(stderr, "openinspect: there is no command %q\n\n%s", args[0], usage)

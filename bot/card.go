@@ -36,6 +36,9 @@ type message struct {
 func renderCard(v cardView) message {
 	icon, state := v.headline()
 	asked, _, _ := strings.Cut(v.Prompt.Text, earlierBegins)
+	if files := v.Prompt.FileNames(); len(files) > 0 {
+		asked = strings.TrimSpace(asked + " 📎 " + strings.Join(files, ", "))
+	}
 	title := escape(clip(oneLine(asked), 120))
 	blocks := []slack.Block{
 		section(fmt.Sprintf("%s *%s* — %s", icon, state, title)),

@@ -2,6 +2,7 @@ package bot
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"strings"
 	"testing"
@@ -308,5 +309,14 @@ func TestTheQuestionForARepositoryGivesWayToTheAnswerWhereverItIsGiven(t *testin
 		if p := tw.prompts(ts); len(p) != 1 || tw.session(ts).Repository != "acme/billing" {
 			t.Errorf("%s: there are %d requests on %q", c.where, len(p), tw.session(ts).Repository)
 		}
+	}
+}
+
+func TestAFileWithoutWordsIsARequestThatCanBeSeen(t *testing.T) {
+	t.Parallel()
+	v := cardView{Session: sessions.Session{ID: "s1", Repository: "acme/greeter"}, Progress: &progress{},
+		Prompt: sessions.Prompt{State: sessions.Running, Attachments: json.RawMessage(`[{"name": "screenshot.png"}]`)}}
+	if m := renderCard(v); !strings.Contains(m.text, "screenshot.png") {
+		t.Errorf("the card says %q", m.text)
 	}
 }

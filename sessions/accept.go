@@ -29,6 +29,14 @@ type Request struct {
 	Model       string
 }
 
+// subject is what a request is about: its words, or what is attached if it has none.
+func (r Request) subject() string {
+	if r.Text == "" && len(r.Attachments) > 0 {
+		return storable(r.Attachments[0].Name)
+	}
+	return r.Text
+}
+
 // Accepted is what became of a Request.
 type Accepted struct {
 	Session   Session // its LastSeq may be the one before the request
@@ -180,7 +188,7 @@ func (t *tx) sessionFor(ctx context.Context, r Request) (s Session, begun bool, 
 		insert into sessions (id, title, model, team, channel, thread, created_by)
 		values ($1, $2, $3, nullif($4, ''), nullif($5, ''), nullif($6, ''), $7)
 		on conflict (team, channel, thread) do nothing`,
-		id, title(r.Text), r.Model, thread.Team, thread.Channel, thread.TS, r.Author)
+		id, title(r.subject()), r.Model, thread.Team, thread.Channel, thread.TS, r.Author)
 	if err != nil {
 		return s, false, fmt.Errorf("beginning a session: %w", err)
 	}
@@ -265,7 +273,7 @@ func (t *tx) describe(ctx context.Context, s Session, begun bool, p Prompt, ahea
 		entries = append(entries, entry{kind: KindCreated, body: BodyCreated{By: p.AuthorName, Source: p.Source}})
 	}
 	entries = append(entries, entry{prompt: p.ID, kind: KindQueued, body: BodyQueued{
-		Author: p.AuthorName, AuthorID: p.Author, Source: p.Source, Text: p.Text, Ahead: ahead}})
+		Author: p.AuthorName, AuthorID: p.Author, Source: p.Source, Text: p.Text, Ahead: ahead, Files: p.FileNames()}})
 	if s.ThreadTS != "" {
 		err := t.enqueue(ctx, outboxRow{surface: surfaceSlack, kind: DeliverCard, key: "card:" + p.ID,
 			session: s.ID, prompt: p.ID, priority: priorityCard})

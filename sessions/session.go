@@ -133,6 +133,19 @@ type Prompt struct {
 	EndedAt      *time.Time      `db:"ended_at"`
 }
 
+// FileNames are the names of the prompt's attachments.
+func (p Prompt) FileNames() []string {
+	var files []struct {
+		Name string `json:"name"`
+	}
+	_ = json.Unmarshal(p.Attachments, &files) // we wrote it; a prompt without has none
+	var names []string
+	for _, f := range files {
+		names = append(names, f.Name)
+	}
+	return names
+}
+
 // Sandbox is what is known of a session's sandbox.
 type Sandbox struct {
 	SessionID   string       `db:"session_id"`
@@ -220,7 +233,8 @@ type BodyQueued struct {
 	AuthorID uuid.UUID `json:"author_id"`
 	Source   Source    `json:"source"`
 	Text     string    `json:"text"`
-	Ahead    int       `json:"ahead"` // open prompts before it
+	Ahead    int       `json:"ahead"`           // open prompts before it
+	Files    []string  `json:"files,omitempty"` // names of what is attached
 }
 
 // BodyEdited is a queued prompt whose text changed.

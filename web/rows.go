@@ -151,13 +151,14 @@ type promptView struct {
 	Reason           string
 	Edited           bool
 	Ahead            int
+	Files            []string // names of attachments
 }
 
 func shapeQueued(_ *rowRenderer, _ context.Context, ev sessions.Event, v *rowView) (string, error) {
 	b, err := decode[sessions.BodyQueued](ev)
 	v.Key, v.Open = "prompt:"+ev.Prompt, true
 	v.Body = promptView{ID: ev.Prompt, Author: b.Author, Text: b.Text, Source: b.Source,
-		State: sessions.Queued, Ahead: b.Ahead}
+		State: sessions.Queued, Ahead: b.Ahead, Files: b.Files}
 	return "row-prompt", err
 }
 
@@ -172,7 +173,7 @@ func shapeEdited(rd *rowRenderer, ctx context.Context, ev sessions.Event, v *row
 	}
 	v.Key, v.Open, v.InPlace = "prompt:"+ev.Prompt, true, true
 	v.Body = promptView{ID: p.ID, Author: p.AuthorName, Text: b.Text, Source: p.Source,
-		State: sessions.Queued, Edited: true}
+		State: sessions.Queued, Edited: true, Files: p.FileNames()}
 	return "row-prompt", nil
 }
 
@@ -184,7 +185,7 @@ func shapeStarted(rd *rowRenderer, ctx context.Context, ev sessions.Event, v *ro
 	}
 	v.Key = "prompt:" + ev.Prompt
 	v.Body = promptView{ID: p.ID, Author: p.AuthorName, Text: p.Text, Source: p.Source,
-		State: sessions.Running}
+		State: sessions.Running, Files: p.FileNames()}
 	return "row-prompt", nil
 }
 
@@ -208,7 +209,7 @@ func shapeEnded(rd *rowRenderer, ctx context.Context, ev sessions.Event, v *rowV
 	if p.StartedAt == nil {
 		v.Key, v.InPlace = "prompt:"+ev.Prompt, true
 		v.Body = promptView{ID: p.ID, Author: p.AuthorName, Text: p.Text, Source: p.Source,
-			State: b.State, Reason: b.Reason}
+			State: b.State, Reason: b.Reason, Files: p.FileNames()}
 		return "row-prompt", nil
 	}
 	v.Body = endView{b, ev.Prompt}

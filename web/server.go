@@ -163,6 +163,10 @@ func (s *Server) guard(next http.Handler) http.Handler {
 		if !strings.HasPrefix(r.URL.Path, "/static/") {
 			h.Set("Cache-Control", "no-store")
 		}
+		if strings.ContainsRune(r.URL.Path, 0) {
+			http.NotFound(w, r) // no name has it, and Postgres takes no text with it
+			return
+		}
 		if r.ContentLength != 0 {
 			if err := http.NewResponseController(w).SetReadDeadline(time.Now().Add(s.timing.body)); err != nil {
 				s.log.Debug("a body gets no deadline", "err", err) // its connection is gone
