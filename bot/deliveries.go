@@ -70,7 +70,7 @@ func (d *deliverer) showCard(ctx context.Context, it sessions.Delivery, t sessio
 func (d *deliverer) showStatus(t sessions.Thread, v cardView) {
 	const titleRoom = 200 // characters, of agents.sessions.setStatus
 	w := wish{status: slack.AgentSessionStatusProcessing, title: clip(v.Session.Title, titleRoom)}
-	if v.Prompt.State.Settled() {
+	if v.Prompt.State.Settled() || v.Session.Repository == "" { // done, or a person's turn
 		w.status = slack.AgentSessionStatusActive
 	}
 	d.status.want(t, w)

@@ -3,7 +3,13 @@ package bot
 import (
 	"bytes"
 	"context"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/slack-go/slack"
@@ -67,5 +73,50 @@ func TestAFileLargerThanSlackSaidIsNotRead(t *testing.T) {
 	}
 	if _, err := w.Write([]byte("!")); err == nil {
 		t.Error("more than the limit is taken")
+	}
+}
+
+func TestFilesThatDoNotArriveHoldUpNoRequest(t *testing.T) {
+	t.Parallel()
+	e := newEar(t)
+	real, err := url.Parse(e.cfg.APIURL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	api := httputil.NewSingleHostReverseProxy(&url.URL{Scheme: real.Scheme, Host: real.Host})
+	var asked atomic.Int64
+	release := make(chan struct{})
+	slow := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if !strings.HasPrefix(r.URL.Path, "/files/") {
+			api.ServeHTTP(w, r)
+			return
+		}
+		asked.Add(1)
+		select {
+		case <-release:
+		case <-r.Context().Done():
+		}
+	}))
+	t.Cleanup(slow.Close)
+	t.Cleanup(func() { close(release) })
+	e.cfg.APIURL = slow.URL + "/api/"
+	e.bot = e.newBot()
+
+	ts := e.say(e.alice, "", e.mention("look at acme/greeter"))
+	in := inbound{event: &event{Type: "message", User: userField{e.alice}, Text: e.mention("look at acme/greeter"), TS: ts, Channel: e.channel}}
+	for i := range 6 {
+		in.event.Files = append(in.event.Files, file{Name: fmt.Sprintf("shot%d.png", i), Mimetype: "image/png", Size: 100, URL: slow.URL + "/files/shot.png"})
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), jobTimeout)
+	defer cancel()
+	if _, err := e.bot.dispatch(ctx, in); err != nil {
+		t.Fatal(err)
+	}
+	got := e.texts(ts)
+	if len(got) != 1 || !strings.Contains(got[0], "look at acme/greeter") || strings.Count(got[0], "the download failed") != 6 {
+		t.Errorf("the session was asked %q", got)
+	}
+	if asked.Load() == 0 {
+		t.Error("no file was asked for: the test shows nothing")
 	}
 }

@@ -3,6 +3,7 @@ package bot
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strconv"
 	"time"
 
@@ -42,6 +43,9 @@ func (m said) precedes() bool {
 // has handled before are known by their keys.
 func (b *Bot) overtaken(ctx context.Context, m said) error {
 	replies, err := b.replies(ctx, slack.GetConversationRepliesParameters{ChannelID: m.Channel, Timestamp: m.thread.TS, Oldest: m.TS})
+	if slices.Contains(finalCodes, slackCode(err)) {
+		return nil // it was deleted since, or may not be read: nobody can reply to it
+	}
 	if err != nil {
 		return fmt.Errorf("reading what was said after a late request: %w", err)
 	}

@@ -18,15 +18,23 @@ type ear struct {
 
 func newEar(t *testing.T) ear {
 	t.Helper()
-	tw := quietTown(t, noSandboxes)
-	b, err := New(tw.Log, tw.engine, tw.cfg)
+	e := ear{town: quietTown(t, noSandboxes)}
+	e.bot = e.newBot()
+	return e
+}
+
+// newBot makes a bot that does not listen by itself.
+func (e ear) newBot() *Bot {
+	e.T.Helper()
+	b, err := New(e.Log, e.engine, e.cfg)
 	if err != nil {
-		t.Fatal(err)
+		e.T.Fatal(err)
 	}
 	if b.self, err = b.introduce(context.Background()); err != nil {
-		t.Fatal(err)
+		e.T.Fatal(err)
 	}
-	return ear{tw, b}
+	e.T.Cleanup(b.http.CloseIdleConnections)
+	return b
 }
 
 // hear hands the bot a message of a thread; again as one that Slack sends
