@@ -1,6 +1,7 @@
 package web
 
 import (
+	"cmp"
 	"encoding/json"
 	"strings"
 	"unicode/utf8"
@@ -16,14 +17,21 @@ var toolLabels = map[string]string{
 	"create_pull_request": "Pull request", "ask": "Asked",
 }
 
+// runningLabels name the tools that take a while, as long as they do.
+var runningLabels = map[string]string{
+	"bash": "Running", "read": "Reading", "edit": "Editing", "write": "Writing", "grep": "Searching", "glob": "Looking for",
+	"webfetch": "Fetching", "websearch": "Searching the web", "task": "Delegating", "create_pull_request": "Opening a pull request",
+}
+
 // toolInputs are the fields of a tool's input that say best what it is about, in order.
 var toolInputs = []string{"command", "filePath", "file_path", "path", "pattern", "query", "url", "description", "title", "question"}
 
 // viewTool prepares a tool call for its template.
 func viewTool(b sandbox.BodyTool) toolView {
-	v := toolView{BodyTool: b, Label: toolLabels[strings.TrimPrefix(b.Tool, "openinspect_")]}
-	if v.Label == "" {
-		v.Label = b.Tool
+	name := strings.TrimPrefix(b.Tool, "openinspect_")
+	v := toolView{BodyTool: b, Label: cmp.Or(toolLabels[name], b.Tool)}
+	if b.State == "running" {
+		v.Label = cmp.Or(runningLabels[name], v.Label)
 	}
 	v.Output, v.Error = plain(b.Output), plain(b.Error)
 	fields, _ := b.Input.(map[string]any)
