@@ -496,7 +496,9 @@ func (b *Bridge) callsWaiting() bool {
 	return false
 }
 
-// events sends the events from next to through.
+// events sends the events from next to through. One that is too large is no
+// lost link: it would be as large on the next. The spool keeps none that is, but
+// the numbers behind it must not depend on that.
 func (b *Bridge) events(ctx context.Context, s *socket, next *int64, through int64) error {
 	for ; *next <= through; *next++ {
 		data, err := b.spool.at(*next)
@@ -506,12 +508,21 @@ func (b *Bridge) events(ctx context.Context, s *socket, next *int64, through int
 		if data == nil {
 			continue // acknowledged meanwhile
 		}
-		frame := append(append([]byte(`{"event":`), data...), '}')
-		if err := s.sendRaw(ctx, frame); err != nil {
+		err = s.sendRaw(ctx, eventFrame(data))
+		if errors.Is(err, ErrTooLarge) {
+			b.cfg.Log.Error("event is too large for the bridge", "n", *next, "bytes", len(data))
+			err = s.sendRaw(ctx, eventFrame(standIn(data)))
+		}
+		if err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// eventFrame is the message of an encoded event.
+func eventFrame(data []byte) []byte {
+	return append(append([]byte(`{"event":`), data...), '}')
 }
 
 // call sends one call; one that can never pass is answered here.

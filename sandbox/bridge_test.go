@@ -266,6 +266,64 @@ func checkCrossed(t *testing.T, r *receiver, w *worker) {
 	}
 }
 
+// TestAnEventThatIsTooLargeHoldsUpNothing is I3 and I5 for a prompt that changes
+// or says more than the bridge carries.
+func TestAnEventThatIsTooLargeHoldsUpNothing(t *testing.T) {
+	t.Parallel()
+	r := newReceiver(t)
+	b, _ := runBridge(t, BridgeConfig{Control: "http://" + serveBridge(t, r.serve)})
+	var files []FileDiff
+	var names []any
+	for i := range 40_000 {
+		name := fmt.Sprintf("some/folder/of/generated/code/with/many/files/in/it/and/a/long/name/%d.go", i)
+		files = append(files, FileDiff{Path: name, Status: "added", Additions: i})
+		names = append(names, name)
+	}
+	b.Event(KindDiff, "p", BodyDiff{Files: files})
+	b.Event(KindTool, "p", BodyTool{Part: "t", Tool: "look", State: "completed", Input: map[string]any{"names": names}, Output: "seen"})
+	smuggle(t, b, Event{N: 3, Prompt: "p", Kind: KindTodo, Body: json.RawMessage(`"` + strings.Repeat("x", MaxUp) + `"`)})
+	b.Event(KindSettled, "p", BodySettled{Outcome: OutcomeCompleted, Answer: strings.Repeat("\x01", 2*MaxUp), Files: 40_000})
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	if err := b.Flush(ctx); err != nil {
+		t.Fatal(err)
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if len(r.stored) != 4 {
+		t.Fatalf("%d events arrived", len(r.stored))
+	}
+	for i, kind := range map[int]string{0: KindDiff, 2: KindTodo} {
+		var note BodyNote
+		if e := r.stored[i]; e.Kind != KindNote || json.Unmarshal(e.Body, &note) != nil || !strings.Contains(note.Text, `"`+kind+`" was left out: it was larger`) {
+			t.Errorf("the %s became %s %.300s", kind, e.Kind, e.Body)
+		}
+	}
+	var tool BodyTool
+	if e := r.stored[1]; e.Kind != KindTool || json.Unmarshal(e.Body, &tool) != nil || tool.Part != "t" || tool.State != "completed" || tool.Output != "seen" {
+		t.Errorf("the tool's end became %s %.300s", e.Kind, e.Body)
+	}
+	var end BodySettled
+	if e := r.stored[3]; e.Kind != KindSettled || json.Unmarshal(e.Body, &end) != nil || end.Outcome != OutcomeCompleted || end.Files != 40_000 {
+		t.Errorf("the prompt's end became %s %.300s", e.Kind, e.Body)
+	}
+}
+
+// smuggle puts an event into the spool as it is.
+func smuggle(t *testing.T, b *Bridge, e Event) {
+	t.Helper()
+	data, err := json.Marshal(e)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.spool.mu.Lock()
+	defer b.spool.mu.Unlock()
+	if e.N != b.spool.first+int64(len(b.spool.entries)) {
+		t.Fatalf("event %d is not the next one", e.N)
+	}
+	b.spool.entries = append(b.spool.entries, b.spool.put(data))
+}
+
 func TestASupervisorOfAnotherVersionIsToldWhy(t *testing.T) {
 	t.Parallel()
 	addr := serveBridge(t, func(context.Context, string, *Link) { t.Error("it was served") })

@@ -64,7 +64,8 @@ type BodyTool struct {
 
 // BodyTodo is the agent's to-do list.
 type BodyTodo struct {
-	Items []TodoItem `json:"items"`
+	Items   []TodoItem `json:"items"`
+	Omitted int        `json:"omitted,omitempty"` // items beyond these
 }
 
 // TodoItem is one entry of it.
@@ -75,7 +76,8 @@ type TodoItem struct {
 
 // BodyDiff is what the working tree differs by from where the prompt began.
 type BodyDiff struct {
-	Files []FileDiff `json:"files"`
+	Files   []FileDiff `json:"files"`
+	Omitted int        `json:"omitted,omitempty"` // changed files beyond these; BodySettled counts all
 }
 
 // FileDiff is one file of it.
@@ -96,7 +98,8 @@ type BodyCommit struct {
 	Files     int      `json:"files"`
 	Additions int      `json:"additions"`
 	Deletions int      `json:"deletions"`
-	Left      []string `json:"left,omitempty"` // files over the size limit that were not committed
+	Left      []string `json:"left,omitempty"`    // files over the size limit that were not committed
+	Omitted   int      `json:"omitted,omitempty"` // such files beyond these
 }
 
 // BodyPush is an attempt to push the session's branch.

@@ -19,7 +19,9 @@ import (
 // ended boot itself (I5) and would not know what to do with more events of it.
 // So nothing is fsynced either. When the file is full, the big outputs in it
 // are dropped, oldest first; what was dropped says so. When the disk refuses a
-// write, the event stays in memory.
+// write, the event stays in memory. An event that is too large for the bridge is
+// made smaller before it is kept: it would never be acknowledged, and hold up
+// all that follow, the prompt's end among them (I3).
 type spool struct {
 	mu      sync.Mutex
 	file    *os.File
@@ -157,7 +159,7 @@ func (s *spool) shrink() {
 			if len(all[i]) <= enough {
 				continue
 			}
-			smaller := reduce(all[i], enough)
+			smaller := reduce(all[i], enough, "the sandbox had no connection for long")
 			total -= int64(len(all[i]) - len(smaller))
 			all[i] = smaller
 		}
@@ -182,22 +184,58 @@ func (s *spool) lost(i int) []byte {
 // always pass the bridge.
 const maxEvent = MaxUp - 4<<10
 
-// encodeEvent marshals an event, reducing it if it could not pass the bridge.
+// tooLarge is the reason that people read where something was left out.
+const tooLarge = "it was larger than the sandbox can report"
+
+// encodeEvent marshals an event, making it smaller if it could not pass the
+// bridge: long strings are shortened, and if there are simply too many short
+// ones, a stand-in takes its place.
 func encodeEvent(e Event) ([]byte, error) {
 	data, err := json.Marshal(e)
 	if err != nil {
 		return nil, fmt.Errorf("encoding an event of kind %s: %w", e.Kind, err)
 	}
 	if len(data) > maxEvent {
-		data = reduce(data, maxEvent/8)
+		data = reduce(data, maxEvent/8, tooLarge)
+	}
+	if len(data) > maxEvent {
+		data = standIn(data)
 	}
 	return data, nil
 }
 
-// reduce shortens every long string in an event's body so that each is at most
-// limit bytes, saying what was left out. Numbers, names and outcomes stay; a
-// tool's input may lose its shape, and then becomes a sentence.
-func reduce(data []byte, limit int) []byte {
+// standIn is the small event that takes the place and number of one that cannot
+// be made small enough. The end of a tool call or of a prompt stays what it is,
+// with names, states and numbers: others wait for it. Of these two, only a
+// tool's input is more than strings and numbers, and it may be a sentence.
+// Anything else becomes a note, because half a list would pass for the whole.
+func standIn(data []byte) []byte {
+	size := len(data)
+	data = reduce(data, maxEvent/8, tooLarge)
+	var e Event
+	_ = json.Unmarshal(data, &e) // what it does not yield is left out too
+	body := map[string]any{}
+	if e.Kind == KindTool || e.Kind == KindSettled {
+		_ = json.Unmarshal(e.Body, &body)
+		for name, value := range body {
+			switch value.(type) {
+			case []any, map[string]any:
+				body[name] = "[left out: " + tooLarge + "]"
+			}
+		}
+	} else {
+		body["text"] = fmt.Sprintf("An event of the kind %q was left out: %s (%d MB).", e.Kind, tooLarge, size>>20)
+		e.Kind = KindNote
+	}
+	e.Body, _ = json.Marshal(body) // strings and numbers
+	small, _ := json.Marshal(e)
+	return small
+}
+
+// reduce shortens every long string in an event's body so that all of them are
+// at most limit bytes, saying what was left out and why. Numbers, names and
+// outcomes stay.
+func reduce(data []byte, limit int, why string) []byte {
 	var e Event
 	var body any
 	if json.Unmarshal(data, &e) != nil || json.Unmarshal(e.Body, &body) != nil {
@@ -205,7 +243,7 @@ func reduce(data []byte, limit int) []byte {
 	}
 	budget := limit
 	var err error
-	if e.Body, err = json.Marshal(shorten(body, &budget)); err != nil {
+	if e.Body, err = json.Marshal(shorten(body, &budget, why)); err != nil {
 		return data
 	}
 	smaller, err := json.Marshal(e)
@@ -217,7 +255,7 @@ func reduce(data []byte, limit int) []byte {
 
 // shorten cuts strings once budget bytes of them were kept. Short strings are
 // names and states and always stay.
-func shorten(v any, budget *int) any {
+func shorten(v any, budget *int, why string) any {
 	const short = 200
 	switch v := v.(type) {
 	case string:
@@ -229,15 +267,14 @@ func shorten(v any, budget *int) any {
 		if keep == len(v) {
 			return v
 		}
-		return fmt.Sprintf("%s\n[%d bytes were left out: the sandbox had no connection for long]",
-			cutAt(v, keep), len(v)-keep)
+		return fmt.Sprintf("%s\n[%d bytes were left out: %s]", cutAt(v, keep), len(v)-keep, why)
 	case []any:
 		for i := range v {
-			v[i] = shorten(v[i], budget)
+			v[i] = shorten(v[i], budget, why)
 		}
 	case map[string]any:
 		for k := range v {
-			v[k] = shorten(v[k], budget)
+			v[k] = shorten(v[k], budget, why)
 		}
 	}
 	return v

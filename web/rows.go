@@ -277,8 +277,14 @@ func shapeDiff(_ *rowRenderer, _ context.Context, ev sessions.Event, v *rowView)
 		return "", err
 	}
 	v.Key, v.Open = "diff:"+ev.Prompt, true
-	v.Body = changesView(b.Files)
+	v.Body = changedView{changesView(b.Files), len(b.Files) + b.Omitted, b.Omitted}
 	return "row-diff", nil
+}
+
+// changedView is what a request changed.
+type changedView struct {
+	Files          []fileView
+	Count, Omitted int // of all files, and of those that are not listed
 }
 
 // toolView is one call of a tool.

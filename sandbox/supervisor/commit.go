@@ -49,9 +49,10 @@ func (r *repository) settleWork(ctx context.Context, since string, c credit) (co
 	commits, err = r.describe(ctx, since)
 	if len(left) > 0 {
 		if len(commits) > 0 {
-			commits[len(commits)-1].Left = left
+			last := &commits[len(commits)-1]
+			last.Left, last.Omitted = capped(left, maxLeft)
 		} else {
-			notes = append(notes, "Not committed, because larger than 5 MB: "+strings.Join(left, ", "))
+			notes = append(notes, notCommitted(left))
 		}
 	}
 	return commits, notes, err
@@ -252,7 +253,7 @@ func (r *repository) describe(ctx context.Context, since string) ([]sandbox.Body
 			return all, err
 		}
 		c := parseDiff(raw)
-		all = append(all, sandbox.BodyCommit{SHA: sha, Subject: f[0], Author: f[1], Email: f[2],
+		all = append(all, sandbox.BodyCommit{SHA: sha, Subject: beginning(f[0], maxTitle), Author: f[1], Email: f[2],
 			Files: len(c.files), Additions: c.additions, Deletions: c.deletions})
 	}
 	return all, nil
@@ -318,7 +319,7 @@ func pushSentence(err error) string {
 	}
 	for line := range strings.SplitSeq(failed.stderr, "\n") {
 		if _, reason, ok := strings.Cut(line, "[remote rejected]"); ok {
-			return "The branch was not pushed: " + strings.TrimSpace(reason)
+			return "The branch was not pushed: " + beginning(strings.TrimSpace(reason), maxSaid)
 		}
 	}
 	return "The branch was not pushed: " + lastLines(failed.stderr, 3)

@@ -308,9 +308,10 @@ func (r *repository) stage(ctx context.Context, index, left []string) error {
 	return err
 }
 
-// change is what two trees differ by.
+// change is what two trees differ by. The numbers are those of all files.
 type change struct {
 	files                []sandbox.FileDiff
+	omitted              int // files beyond these
 	additions, deletions int
 }
 
@@ -351,7 +352,8 @@ const (
 	maxAllPatch  = 512 << 10
 )
 
-// diff runs git diff with the given arguments and reads its summary and patches.
+// diff runs git diff with the given arguments and reads its summary and the
+// first files' patches.
 func (r *repository) diff(ctx context.Context, env []string, args ...string) (change, error) {
 	raw, err := r.gitWith(ctx, env, "", append([]string{"diff", "--raw", "--numstat", "-z", "-M", "--no-ext-diff"}, args...)...)
 	if err != nil {
@@ -363,6 +365,7 @@ func (r *repository) diff(ctx context.Context, env []string, args ...string) (ch
 		return change{}, err
 	}
 	attachPatches(c.files, patches)
+	c.files, c.omitted = capped(c.files, maxFiles)
 	return c, nil
 }
 
@@ -435,10 +438,4 @@ func attachPatches(files []sandbox.FileDiff, all string) {
 		room -= len(patch)
 		files[i].Patch = strings.ToValidUTF8(patch, "\uFFFD")
 	}
-}
-
-// lastLines returns the last n lines of s that say something.
-func lastLines(s string, n int) string {
-	lines := strings.Split(strings.TrimSpace(s), "\n")
-	return strings.Join(lines[max(0, len(lines)-n):], "\n")
 }

@@ -230,6 +230,37 @@ func TestADiffShowsNewRenamedBinaryAndDeletedFiles(t *testing.T) {
 	}
 }
 
+func TestADiffOfVeryManyFilesListsTheFirstAndCountsAll(t *testing.T) {
+	t.Parallel()
+	g := newGitRig(t)
+	since, err := g.repo.head(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	g.agent("mkdir many; cd many; seq 3000 | split -l 1 -a 3")
+	c, err := g.repo.changes(t.Context(), since)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(c.files) != maxFiles || c.omitted != 3000-maxFiles || c.additions != 3000 || c.files[0].Path != "many/xaaa" || c.files[0].Patch == "" {
+		t.Errorf("%d files are listed, %d left out, %d lines added; the first is %+v", len(c.files), c.omitted, c.additions, c.files[:1])
+	}
+}
+
+func TestFilesThatAreTooLargeToCommitAreNamedUpToANumber(t *testing.T) {
+	t.Parallel()
+	g := newGitRig(t)
+	const big = "for i in $(seq 130); do truncate -s 6M big$i; done"
+	commits, _ := g.turn("Alice", "echo 1 > 1; "+big)
+	if len(commits) != 1 || len(commits[0].Left) != maxLeft || commits[0].Omitted != 130-maxLeft || commits[0].Files != 1 {
+		t.Errorf("commits: %+v", commits)
+	}
+	_, notes := g.turn("Bob", big)
+	if len(notes) != 1 || !strings.HasSuffix(notes[0], "and 30 more") {
+		t.Errorf("notes: %q", notes)
+	}
+}
+
 func TestTheCheckedOutCommitIsKnownWhereverGitKeepsIt(t *testing.T) {
 	t.Parallel()
 	g := newGitRig(t)

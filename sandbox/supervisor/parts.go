@@ -190,7 +190,8 @@ func (t *transcript) tool(p part, s *shown) {
 		return
 	}
 	body.Output, body.Cut = capOutput(p.State.Output)
-	body.Error, body.Diff = p.State.Error, p.State.Metadata.Diff
+	body.Diff = p.State.Metadata.Diff
+	body.Error, _ = capOutput(p.State.Error)
 	if len(body.Diff) > maxOutput {
 		body.Diff = ""
 	}

@@ -1,6 +1,7 @@
 package supervisor
 
 import (
+	"encoding/json"
 	"fmt"
 	"strings"
 	"testing"
@@ -130,5 +131,16 @@ func TestATextStandsBeforeTheToolThatItAnnounces(t *testing.T) {
 	}
 	if reply := script.reply(); reply != "First. And then more." {
 		t.Errorf("the answer is %q", reply)
+	}
+}
+
+func TestALongToDoListSaysHowManyItemsItLeavesOut(t *testing.T) {
+	t.Parallel()
+	var p properties
+	if err := json.Unmarshal([]byte(`{"todos": [`+strings.Repeat(`{"content": "look", "status": "pending"},`, maxTodos+6)+`{}]}`), &p); err != nil {
+		t.Fatal(err)
+	}
+	if list := todoList(p); len(list.Items) != maxTodos || list.Omitted != 7 || list.Items[0].Text != "look" {
+		t.Errorf("%d items, %d left out", len(list.Items), list.Omitted)
 	}
 }

@@ -123,9 +123,9 @@ func (s *supervisor) settle(ctx context.Context, t *turn, err error) {
 			s.cfg.Log.Warn("changes cannot be compared", "prompt", t.prompt.ID, "err", err)
 		}
 		if len(c.files) > 0 {
-			t.emit(sandbox.KindDiff, sandbox.BodyDiff{Files: c.files})
+			t.emit(sandbox.KindDiff, sandbox.BodyDiff{Files: c.files, Omitted: c.omitted})
 		}
-		body.Files, body.Additions, body.Deletions = len(c.files), c.additions, c.deletions
+		body.Files, body.Additions, body.Deletions = len(c.files)+c.omitted, c.additions, c.deletions
 	}
 	t.settle(body)
 }

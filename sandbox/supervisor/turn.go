@@ -297,8 +297,9 @@ func (c *conversation) handle(e event) (look bool) {
 }
 
 func todoList(p properties) sandbox.BodyTodo {
-	list := sandbox.BodyTodo{Items: []sandbox.TodoItem{}}
-	for _, item := range p.Todos {
+	todos, more := capped(p.Todos, maxTodos)
+	list := sandbox.BodyTodo{Items: []sandbox.TodoItem{}, Omitted: more}
+	for _, item := range todos {
 		list.Items = append(list.Items, sandbox.TodoItem{Text: item.Content, State: item.Status})
 	}
 	return list
