@@ -13,7 +13,8 @@ import (
 // the repository (GIT_CONFIG_*) and that include one file, which is rewritten
 // before each prompt, and that set core.hooksPath to hooks of ours: they add
 // the trailers and hand on to the repository's own hooks. What slips past all
-// that (--author, --no-verify) is put right before pushing, by rewriting.
+// that (--author, --no-verify) is put right before pushing, by rewriting: see
+// authorship.go.
 
 // person is an author or a committer.
 type person struct {

@@ -81,7 +81,10 @@ func (s *supervisor) prepare() error {
 	gateway := s.gateway.url()
 	env := agentEnv(s.cfg.Environ, s.cfg.Home, gateway, s.identity.env(gateway, w.RemoteURL, w.Repository))
 	dir := filepath.Join(s.cfg.Workspace, path.Base(w.Repository))
-	s.repo = &repository{dir: dir, branch: w.Branch, base: w.BaseBranch, env: env, family: s.family, rewritten: make(map[string]bool)}
+	s.repo = &repository{
+		dir: dir, branch: w.Branch, base: w.BaseBranch, url: gateway + "/git/" + w.Repository + ".git", recorded: w.Head,
+		env: env, family: s.family, pushes: &s.gateway.pushes, rewritten: make(map[string]bool),
+	}
 	instructions := []string{filepath.Join(dir, "AGENTS.md")}
 	if w.Instructions != "" {
 		file := filepath.Join(s.state, "instructions.md")
@@ -106,6 +109,10 @@ func (s *supervisor) sync(ctx context.Context) error {
 		return s.repo.begin(ctx, s.welcome.Head)
 	}
 	s.repo.clearLocks()
+	// First of all, because it shows whose the commits of an interrupted prompt are.
+	if err := s.repo.fetch(ctx); err != nil {
+		return err
+	}
 	if err := s.settleInterrupted(ctx); err != nil {
 		return err
 	}

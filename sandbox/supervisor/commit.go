@@ -18,8 +18,6 @@ type credit struct {
 	trailers []string
 	subject  string // of a commit of leftovers
 	prompt   string
-	// committer is the e-mail address of everything that is committed in here.
-	committer string
 }
 
 // settleWork makes everything that changed since commit since a commit of
@@ -43,10 +41,14 @@ func (r *repository) settleWork(ctx context.Context, since string, c credit) (co
 	if note != "" {
 		notes = append(notes, note)
 	}
-	if err := r.reauthor(ctx, since, c); err != nil {
+	own, note, err := r.reauthor(ctx, since, c)
+	if note != "" {
+		notes = append(notes, note)
+	}
+	if err != nil {
 		return nil, notes, err
 	}
-	commits, err = r.describe(ctx, since)
+	commits, err = r.describe(ctx, own)
 	if len(left) > 0 {
 		if len(commits) > 0 {
 			last := &commits[len(commits)-1]
@@ -134,112 +136,10 @@ func (r *repository) bringHome(ctx context.Context, c credit) (note string, err 
 	return note, err
 }
 
-// reauthor rewrites the commits that are new since commit since wherever they
-// carry another author or lack a trailer. Trees stay what they are, so neither
-// the files nor the index change. Commits that a remote branch other than ours
-// has are other people's work that was merged in, and stay.
-func (r *repository) reauthor(ctx context.Context, since string, c credit) error {
-	fresh, err := r.fresh(ctx, since)
-	if err != nil || len(fresh) == 0 {
-		return err
-	}
-	head, err := r.head(ctx)
-	if err != nil {
-		return err
-	}
-	renamed := make(map[string]string)
-	for _, sha := range fresh {
-		replaced, err := r.rewrite(ctx, sha, renamed, c)
-		if err != nil {
-			return err
-		}
-		if replaced != sha {
-			renamed[sha] = replaced
-		}
-	}
-	if renamed[head] == "" {
-		return nil
-	}
-	if _, err = r.git(ctx, "update-ref", "-m", "openinspect: author", "refs/heads/"+r.branch, renamed[head], head); err != nil {
-		return err
-	}
-	for old := range renamed {
-		r.rewritten[old] = true
-	}
-	return nil
-}
-
-// fresh lists the commits since commit since that no other remote branch has,
-// oldest first.
-func (r *repository) fresh(ctx context.Context, since string) ([]string, error) {
-	args := []string{"rev-list", "--reverse", "--topo-order", "HEAD", "--not",
-		"--exclude=origin/" + r.branch, "--remotes"}
-	if since != "" {
-		args = append(args, since)
-	}
-	out, err := r.git(ctx, args...)
-	if err != nil {
-		if head, headErr := r.head(ctx); headErr == nil && head == "" {
-			return nil, nil
-		}
-		return nil, err
-	}
-	return strings.Fields(out), nil
-}
-
-// rewrite returns the commit that shall stand for sha: itself if all is well.
-func (r *repository) rewrite(ctx context.Context, sha string, renamed map[string]string, c credit) (string, error) {
-	out, err := r.git(ctx, "show", "--no-patch", "--format=%T%x00%P%x00%an%x00%ae%x00%ad%x00%ce%x00%B", "--date=raw", sha)
-	if err != nil {
-		return "", err
-	}
-	f := strings.SplitN(out, "\x00", 7)
-	if len(f) < 7 {
-		return "", fmt.Errorf("reading commit %s: unexpected answer of git", sha)
-	}
-	same := f[2] == c.author.name && f[3] == c.author.email
-	parents := strings.Fields(f[1])
-	for i, p := range parents {
-		if to, ok := renamed[p]; ok {
-			parents[i], same = to, false
-		}
-	}
-	if f[5] != c.committer && r.isPushed(ctx, sha) {
-		return sha, nil // a person pushed it to the session's branch
-	}
-	body := strings.TrimRight(f[6], "\n") + "\n"
-	for _, t := range c.trailers {
-		same = same && slices.Contains(strings.Split(body, "\n"), t)
-	}
-	if same {
-		return sha, nil
-	}
-	text, err := r.message(ctx, body, c.trailers)
-	if err != nil {
-		return "", err
-	}
-	args := []string{"commit-tree", f[0], "-F", "-"}
-	for _, p := range parents {
-		args = append(args, "-p", p)
-	}
-	env := append(c.author.env("AUTHOR"), "GIT_AUTHOR_DATE="+f[4])
-	replaced, err := r.gitWith(ctx, env, text, args...)
-	return strings.TrimSpace(replaced), err
-}
-
-// isPushed tells whether the session's branch at the remote has the commit.
-func (r *repository) isPushed(ctx context.Context, sha string) bool {
-	return r.succeeds(ctx, "merge-base", "--is-ancestor", sha, "refs/remotes/origin/"+r.branch)
-}
-
-// describe tells of the commits that are new since commit since.
-func (r *repository) describe(ctx context.Context, since string) ([]sandbox.BodyCommit, error) {
-	fresh, err := r.fresh(ctx, since)
-	if err != nil {
-		return nil, err
-	}
+// describe tells of commits.
+func (r *repository) describe(ctx context.Context, commits []string) ([]sandbox.BodyCommit, error) {
 	var all []sandbox.BodyCommit
-	for _, sha := range fresh {
+	for _, sha := range commits {
 		out, err := r.git(ctx, "show", "--no-patch", "--format=%s%x00%an%x00%ae", sha)
 		if err != nil {
 			return all, err
@@ -259,14 +159,30 @@ func (r *repository) describe(ctx context.Context, since string) ([]sandbox.Body
 	return all, nil
 }
 
-// unpushed tells whether the session's branch has commits that no remote branch has.
+// unpushed tells whether the remote lacks commits of the session's branch, as far
+// as we know it from fetching and pushing: refs/remotes is the agent's to write.
+// It does too if the agent has pushed anything else, which is to be replaced.
 func (r *repository) unpushed(ctx context.Context) bool {
-	out, err := r.line(ctx, "rev-list", "--max-count=1", "HEAD", "--not", "--remotes")
-	return err == nil && out != ""
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	head, err := r.head(ctx)
+	if err != nil || head == "" {
+		return false
+	}
+	for _, p := range r.pushes.list()[r.seen:] {
+		if p.new != head {
+			return true
+		}
+	}
+	if head == r.pushed {
+		return false
+	}
+	lacks, err := r.reachable(ctx, head, append([]string{r.pushed}, r.others...)...)
+	return err != nil || len(lacks) > 0
 }
 
 // push sends the session's branch. It overwrites the remote branch only if that
-// ends in a commit which this sandbox itself replaced or still has.
+// ends in a commit which this sandbox itself replaced, pushed or still has.
 func (r *repository) push(ctx context.Context) sandbox.BodyPush {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -277,7 +193,7 @@ func (r *repository) push(ctx context.Context) sandbox.BodyPush {
 		return body
 	}
 	body.Head = head
-	ref := "refs/heads/" + r.branch
+	ref, seen := "refs/heads/"+r.branch, len(r.pushes.list())
 	_, err = r.remote(ctx, "push", "--quiet", "origin", head+":"+ref)
 	var failed *gitError
 	if errors.As(err, &failed) && (strings.Contains(failed.stderr, "non-fast-forward") || strings.Contains(failed.stderr, "fetch first")) {
@@ -285,7 +201,9 @@ func (r *repository) push(ctx context.Context) sandbox.BodyPush {
 	}
 	if err != nil {
 		body.Error = pushSentence(err)
+		return body
 	}
+	r.pushed, r.seen = head, seen
 	return body
 }
 
@@ -295,8 +213,14 @@ func (r *repository) overwrite(ctx context.Context, head, ref string) error {
 		return err
 	}
 	remote, _, _ := strings.Cut(strings.TrimSpace(out), "\t")
-	if !r.rewritten[remote] && !r.wasOurs(ctx, remote, ref) {
+	if !r.rewritten[remote] && !r.pushes.has(remote) && !r.wasOurs(ctx, remote, ref) {
 		return errForeignPush
+	}
+	if r.succeeds(ctx, "merge-base", "--is-ancestor", head, remote) {
+		// Going back takes commits away and replaces them by nothing.
+		if people, err := r.people(ctx, remote, head); err != nil || len(people) > 0 {
+			return errForeignPush
+		}
 	}
 	_, err = r.remote(ctx, "push", "--quiet", "--force-with-lease="+ref+":"+remote, "origin", head+":"+ref)
 	return err

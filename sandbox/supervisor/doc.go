@@ -22,6 +22,8 @@
 //     of the model is failure after Welcome.ModelSilence.
 //   - I11: what changed during a turn is committed under its author before the next
 //     turn begins, and commits of another author made during it are rewritten.
+//     What people made and the agent merged in stays theirs; authorship.go says how
+//     one is told from the other without believing the agent.
 //   - I12: what a turn started is ended within seconds of its end. The supervisor is a
 //     subreaper, so that no process can hide by losing its parent.
 //

@@ -25,13 +25,15 @@ import (
 // to the control plane's doors and adds the box's own credential, so that no
 // other process in the box needs it. Paths below /git/ and /model/ go to the
 // doors of these names, proxy requests (CONNECT, and absolute addresses) to the
-// egress proxy, and /mcp is the supervisor's own tools for the agent.
+// egress proxy, and /mcp is the supervisor's own tools for the agent. What is
+// pushed is noted on the way.
 type gateway struct {
 	control sandbox.Control
 	token   string
 	tools   http.Handler // served at /mcp to who knows toolKey
 	toolKey string
 	log     *slog.Logger
+	pushes  pushes
 
 	doors     *httputil.ReverseProxy
 	egress    *httputil.ReverseProxy
@@ -101,7 +103,13 @@ func (g *gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		g.connect(w, r)
 	case r.URL.Host != "":
 		g.egress.ServeHTTP(w, r)
-	case strings.HasPrefix(r.URL.Path, "/git/"), strings.HasPrefix(r.URL.Path, "/model/"):
+	case strings.HasPrefix(r.URL.Path, "/git/"):
+		if err := g.notePush(r); err != nil {
+			http.Error(w, err.Error(), http.StatusBadRequest)
+			return
+		}
+		g.doors.ServeHTTP(w, r)
+	case strings.HasPrefix(r.URL.Path, "/model/"):
 		g.doors.ServeHTTP(w, r)
 	case r.URL.Path == "/mcp":
 		key := []byte("Bearer " + g.toolKey)

@@ -36,16 +36,24 @@ const emptyTree = "4b825dc642cb6eb9a060e54bf8d69288fbee4904"
 // changes commits or the index, because a tool call of the agent and the end of
 // a prompt both do.
 type repository struct {
-	dir    string // the working tree
-	branch string // the session's branch
-	base   string // the branch that it began from
-	env    []string
-	family *family
-	mu     sync.Mutex
+	dir      string // the working tree
+	branch   string // the session's branch
+	base     string // the branch that it began from
+	url      string // the remote's at the gateway, as no configuration changes it
+	recorded string // what the control plane knew at the boot as pushed by a box of the session
+	env      []string
+	family   *family
+	pushes   *pushes
+	mu       sync.Mutex
 
 	// rewritten holds commits of ours that were replaced by re-authoring, so
 	// that a branch that already holds one of them may be overwritten.
 	rewritten map[string]bool
+
+	// What the remote has, as we saw ourselves; "" and none if nothing.
+	pushed string   // the session's branch, as last fetched or pushed
+	others []string // its other branches: the base as fetched, then all as last asked
+	seen   int      // how many pushes there were before our last one that succeeded
 }
 
 // gitError is a failed git command with what it said.
@@ -67,13 +75,16 @@ func (r *repository) git(ctx context.Context, args ...string) (string, error) {
 	return r.gitWith(ctx, nil, "", args...)
 }
 
-// gitWith is git with additional environment and an input.
+// gitWith is git with additional environment and an input. Commits are taken as
+// they are: the agent could have git show others in their place by replacements,
+// grafts and a cache of their parents.
 func (r *repository) gitWith(ctx context.Context, env []string, stdin string, args ...string) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, gitDeadline(args[0]))
 	defer cancel()
-	cmd := exec.CommandContext(ctx, "git", append([]string{"-c", "core.hooksPath=/dev/null", "-c", "gc.auto=0"}, args...)...)
+	cmd := exec.CommandContext(ctx, "git", append([]string{"--no-replace-objects", "-c", "core.commitGraph=false",
+		"-c", "core.hooksPath=/dev/null", "-c", "gc.auto=0"}, args...)...)
 	cmd.Dir = r.dir
-	cmd.Env = append(append([]string{}, r.env...), env...)
+	cmd.Env = append(append([]string{"GIT_GRAFT_FILE="}, r.env...), env...)
 	cmd.Stdin = strings.NewReader(stdin)
 	var out, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &stderr
@@ -90,8 +101,12 @@ func (r *repository) gitWith(ctx context.Context, env []string, stdin string, ar
 // when the way there broke, as it does when the control plane is started anew:
 // each of these commands may be repeated.
 func (r *repository) remote(ctx context.Context, args ...string) (string, error) {
+	return r.remoteWith(ctx, nil, "", args...)
+}
+
+func (r *repository) remoteWith(ctx context.Context, env []string, stdin string, args ...string) (string, error) {
 	for pause := time.Second; ; pause *= 2 {
-		out, err := r.git(ctx, args...)
+		out, err := r.gitWith(ctx, env, stdin, args...)
 		if err == nil || pause > longestPause || !brokenOff(err) {
 			return out, err
 		}
@@ -201,7 +216,30 @@ func (r *repository) clone(ctx context.Context, remote string) error {
 	if _, err := r.remote(ctx, "clone", "--quiet", "--no-checkout", remote, "."); err != nil {
 		return err
 	}
-	return nil
+	return r.fetched(ctx)
+}
+
+// fetch brings refs/remotes up to date.
+func (r *repository) fetch(ctx context.Context) error {
+	if _, err := r.remote(ctx, "fetch", "--quiet", "--prune", "origin"); err != nil {
+		return err
+	}
+	return r.fetched(ctx)
+}
+
+// fetched notes what the remote has, before the agent can write refs/remotes.
+func (r *repository) fetched(ctx context.Context) error {
+	const origin = "refs/remotes/origin/"
+	out, err := r.git(ctx, "for-each-ref", "--format=%(refname) %(objectname)", origin+r.base, origin+r.branch)
+	for line := range strings.Lines(out) {
+		switch ref, sha, _ := strings.Cut(strings.TrimSpace(line), " "); ref {
+		case origin + r.base:
+			r.others = []string{sha}
+		case origin + r.branch:
+			r.pushed = sha
+		}
+	}
+	return err
 }
 
 // begin checks out the session's branch: at head if the branch was pushed
@@ -221,12 +259,9 @@ func (r *repository) begin(ctx context.Context, head string) error {
 	return err
 }
 
-// resume brings an existing checkout up to date: remote branches are fetched and
-// the session's branch moves forward to head, if it can without losing work.
+// resume brings a checkout that was fetched up to date: the session's branch
+// moves forward to head, if it can without losing work.
 func (r *repository) resume(ctx context.Context, head string) error {
-	if _, err := r.remote(ctx, "fetch", "--quiet", "--prune", "origin"); err != nil {
-		return err
-	}
 	if !r.succeeds(ctx, "rev-parse", "--verify", "--quiet", "refs/heads/"+r.branch) {
 		return r.begin(ctx, head)
 	}

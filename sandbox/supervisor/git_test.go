@@ -2,10 +2,13 @@ package supervisor
 
 import (
 	"context"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -13,13 +16,16 @@ import (
 	"openinspect/sandbox"
 )
 
-// gitRig is a repository as a boot leaves it, without OpenCode.
+// gitRig is a repository as a boot leaves it, without OpenCode, with a gateway
+// and a code host behind it.
 type gitRig struct {
-	t    *testing.T
-	repo *repository
-	id   *identity
-	bare string
-	seed string
+	t        *testing.T
+	repo     *repository
+	id       *identity
+	bare     string
+	seed     string
+	requests atomic.Int64 // to the code host
+	down     atomic.Bool  // it answers nothing
 }
 
 func newGitRig(t *testing.T) *gitRig {
@@ -33,16 +39,12 @@ func newGitRig(t *testing.T) *gitRig {
 	if err := g.id.install(); err != nil {
 		t.Fatal(err)
 	}
+	gateway := startGateway(t, g.serve())
 	env := append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + dir, "LANG=C.UTF-8"},
-		g.id.env("file://"+dir+"/gateway", "https://github.com/acme/greeter.git", "acme/greeter")...)
-	if err := os.Symlink(filepath.Dir(filepath.Dir(g.bare)), filepath.Join(dir, "git")); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Symlink(dir, filepath.Join(dir, "gateway")); err != nil {
-		t.Fatal(err)
-	}
+		g.id.env(gateway.url(), "https://github.com/acme/greeter.git", "acme/greeter")...)
 	g.repo = &repository{dir: filepath.Join(dir, "work"), branch: "inspect/1", base: "main", env: env,
-		family: &family{own: map[int]bool{}}, rewritten: map[string]bool{}}
+		url:    gateway.url() + "/git/acme/greeter.git",
+		family: &family{own: map[int]bool{}}, pushes: &gateway.pushes, rewritten: map[string]bool{}}
 	if err := g.repo.clone(t.Context(), "https://github.com/acme/greeter.git"); err != nil {
 		t.Fatal(err)
 	}
@@ -50,6 +52,21 @@ func newGitRig(t *testing.T) *gitRig {
 		t.Fatal(err)
 	}
 	return g
+}
+
+// serve is the code host; it returns its address.
+func (g *gitRig) serve() string {
+	git := gitServer(filepath.Dir(filepath.Dir(g.bare)))
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		g.requests.Add(1)
+		if g.down.Load() {
+			http.Error(w, "out of order", http.StatusForbidden)
+			return
+		}
+		git.ServeHTTP(w, r)
+	}))
+	g.t.Cleanup(s.Close)
+	return s.URL
 }
 
 // run runs a shell script as a person outside of the box.
@@ -79,17 +96,33 @@ func (g *gitRig) agent(script string) {
 // turn lets somebody's prompt do something and settles its work.
 func (g *gitRig) turn(author, script string) ([]sandbox.BodyCommit, []string) {
 	g.t.Helper()
-	p := person{author, strings.ToLower(author) + "@users.noreply.github.com"}
-	if err := g.id.setAuthor(p); err != nil {
+	since := g.begin(author)
+	g.agent(script)
+	return g.settle(author, since)
+}
+
+func personNamed(name string) person {
+	return person{name, strings.ToLower(name) + "@users.noreply.github.com"}
+}
+
+// begin returns where somebody's prompt begins.
+func (g *gitRig) begin(author string) string {
+	g.t.Helper()
+	if err := g.id.setAuthor(personNamed(author)); err != nil {
 		g.t.Fatal(err)
 	}
 	since, err := g.repo.head(context.Background())
 	if err != nil {
 		g.t.Fatal(err)
 	}
-	g.agent(script)
+	return since
+}
+
+// settle settles the work of somebody's prompt.
+func (g *gitRig) settle(author, since string) ([]sandbox.BodyCommit, []string) {
+	g.t.Helper()
 	commits, notes, err := g.repo.settleWork(context.Background(), since,
-		credit{author: p, trailers: g.id.trailers, subject: "asked by " + author, prompt: "p-" + author, committer: botEmail})
+		credit{author: personNamed(author), trailers: g.id.trailers, subject: "asked by " + author, prompt: "p-" + author})
 	if err != nil {
 		g.t.Fatal(err)
 	}
@@ -301,7 +334,7 @@ func TestASandboxBeginsWhereTheBranchWasPushedThoughNobodyRecordedIt(t *testing.
 	}
 	for name, head := range map[string]string{"nothing recorded": "", "an older head recorded": recorded, "a head that is no more": strings.Repeat("1", 40)} {
 		fresh := &repository{dir: filepath.Join(t.TempDir(), "work"), branch: g.repo.branch, base: g.repo.base, env: g.repo.env,
-			family: g.repo.family, rewritten: map[string]bool{}}
+			family: g.repo.family, pushes: &pushes{}, rewritten: map[string]bool{}}
 		if err := fresh.clone(t.Context(), "https://github.com/acme/greeter.git"); err != nil {
 			t.Fatal(err)
 		}

@@ -135,13 +135,18 @@ func newPlane(t testing.TB, scripts ...string) *plane {
 	return p
 }
 
+// gitServer serves the repositories in a folder by smart HTTP below /git/.
+func gitServer(root string) http.Handler {
+	return &cgi.Handler{Path: "/usr/bin/git", Args: []string{"http-backend"}, Root: "/git",
+		Env: []string{"GIT_PROJECT_ROOT=" + root, "GIT_HTTP_EXPORT_ALL=1",
+			"GIT_CONFIG_COUNT=1", "GIT_CONFIG_KEY_0=http.receivepack", "GIT_CONFIG_VALUE_0=true"}}
+}
+
 // doors is the machine listener.
 func (p *plane) doors() http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle(sandbox.BridgePath, sandbox.BridgeHandler(p.serve))
-	git := &cgi.Handler{Path: "/usr/bin/git", Args: []string{"http-backend"}, Root: "/git",
-		Env: []string{"GIT_PROJECT_ROOT=" + filepath.Join(p.dir, "remotes"), "GIT_HTTP_EXPORT_ALL=1",
-			"GIT_CONFIG_COUNT=1", "GIT_CONFIG_KEY_0=http.receivepack", "GIT_CONFIG_VALUE_0=true"}}
+	git := gitServer(filepath.Join(p.dir, "remotes"))
 	mux.HandleFunc("/git/", func(w http.ResponseWriter, r *http.Request) {
 		p.saw(r)
 		git.ServeHTTP(w, r)

@@ -232,7 +232,7 @@ func (s *supervisor) commit(ctx context.Context, t *turn) error {
 
 // credit is under whose name a prompt's work is committed.
 func (s *supervisor) credit(prompt, subject string, author person) credit {
-	return credit{author: author, trailers: s.identity.trailers, subject: subject, prompt: prompt, committer: s.identity.bot.email}
+	return credit{author: author, trailers: s.identity.trailers, subject: subject, prompt: prompt}
 }
 
 func (s *supervisor) note(prompt, text string) {

@@ -137,6 +137,9 @@ func TestNoAuthorGetsWhatAnotherOneLeft(t *testing.T) {
 	if len(commits) != 3 || len(commits[2].Left) != 1 || commits[2].Left[0] != "big.bin" {
 		t.Errorf("commits of the first prompt: %+v", commits)
 	}
+	if notes := of[sandbox.BodyNote](p, "p1", sandbox.KindNote); len(notes) > 0 {
+		t.Errorf("people were told %+v", notes)
+	}
 	for _, line := range b.below() {
 		if strings.Contains(line, "sleep 30") {
 			t.Errorf("the first prompt's process still runs: %s", line)
