@@ -148,8 +148,10 @@ func (t *tx) accept(ctx context.Context, r Request) (Accepted, error) {
 	if err != nil {
 		return Accepted{}, err
 	}
-	if err := t.asSaid(ctx, s, p); err != nil {
-		return Accepted{}, err
+	if open > 0 && r.MessageTS != "" {
+		if err := t.asSaid(ctx, s, p); err != nil {
+			return Accepted{}, err
+		}
 	}
 	if err := t.describe(ctx, s, begun, p, open); err != nil {
 		return Accepted{}, err
@@ -248,7 +250,7 @@ func (t *tx) asSaid(ctx context.Context, s Session, p Prompt) error {
 	var later bool
 	err := t.GetContext(ctx, &later, `select exists (select from prompts where session_id = $1 and state = 'queued' and message_ts > $2)`,
 		s.ID, p.MessageTS)
-	if err != nil || !later || p.MessageTS == "" {
+	if err != nil || !later {
 		return err
 	}
 	// Positions are unique at every moment: they pass through the negative numbers.
