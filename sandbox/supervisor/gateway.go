@@ -94,9 +94,9 @@ func (g *gateway) serve(ctx context.Context) error {
 }
 
 func (g *gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	// Without this the server ends a request's body once the answer begins, under
-	// the hands of the proxy that is still reading its end: about one quick answer
-	// in six hundred was cut off so. HTTP/1.1 alone has it.
+	// Without this the server may end a request's body once the answer begins, under
+	// the hands of the proxy that still reads its end, and the proxy then breaks a
+	// quick answer off ("read error during body copy"). HTTP/1.1 alone has it.
 	_ = http.NewResponseController(w).EnableFullDuplex()
 	switch {
 	case r.Method == http.MethodConnect:
