@@ -26,11 +26,6 @@ func (h *hub) watched(names []string) []watched {
 	return list
 }
 
-// caughtUp hands on entries that were read from the table.
-func (h *hub) caughtUp(session string, events []Event) {
-	h.events(session, events)
-}
-
 // remoteParts compares the running parts of a session that another replica
 // works with what this process's readers have, and hands on the difference.
 func (h *hub) remoteParts(session string, parts []RunningPart) {

@@ -244,7 +244,7 @@ func (e *Engine) catchUpSession(ctx context.Context, w watched) error {
 		if err != nil {
 			return err
 		}
-		e.hub.caughtUp(w.session, events)
+		e.hub.events(w.session, events)
 		if len(events) < page {
 			break
 		}

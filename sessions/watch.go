@@ -141,6 +141,7 @@ func (e *Engine) lookForSilent(ctx context.Context, since silences) error {
 	for _, b := range silent {
 		gone, err := e.lookFor(ctx, &b.silentBox, since.of(b.Session, b.Heartbeat) > e.tempo.silent)
 		if gone && err == nil {
+			delete(since, b.Session)
 			err = e.lose(ctx, b.silentBox)
 		}
 		if err != nil {
