@@ -75,7 +75,7 @@ func (s *supervisor) prepare() error {
 	if err := s.identity.setAuthor(bot); err != nil {
 		return fmt.Errorf("writing the author: %w", err)
 	}
-	if err := quietConfig(s.cfg.Home); err != nil {
+	if err := prepareConfig(s.cfg.Home); err != nil {
 		return fmt.Errorf("preparing OpenCode's configuration: %w", err)
 	}
 	gateway := s.gateway.url()

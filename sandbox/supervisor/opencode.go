@@ -3,20 +3,15 @@ package supervisor
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
-	"os"
 	"os/exec"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
 	"syscall"
 	"time"
-
-	"openinspect/sandbox"
 )
 
 // opencode is one running OpenCode server.
@@ -70,7 +65,7 @@ func launch(ctx context.Context, f *family, s agentSettings, log *slog.Logger) (
 	password := newID("")
 	cmd := exec.Command(s.binary, "serve", "--hostname", "127.0.0.1", "--port", "0")
 	cmd.Dir = s.home // exists before the working tree does
-	cmd.Env = append(append([]string{}, s.env...), "OPENCODE_CONFIG_CONTENT="+config, "OPENCODE_SERVER_PASSWORD="+password)
+	cmd.Env = append(slices.Concat(s.env, Allocator), "OPENCODE_CONFIG_CONTENT="+config, "OPENCODE_SERVER_PASSWORD="+password)
 	listening := &addressWriter{found: make(chan string, 1)}
 	var tail tailWriter
 	cmd.Stdout, cmd.Stderr = listening, &tail
@@ -149,148 +144,6 @@ func (o *opencode) kill() {
 	if o.client != nil {
 		o.client.http.CloseIdleConnections()
 	}
-}
-
-// agentSettings is everything that a start of OpenCode depends on.
-type agentSettings struct {
-	binary, home, directory string
-	gateway                 string // address of the gateway
-	toolKey                 string // what OpenCode presents to the supervisor's tools
-	protocol                string // openai or anthropic
-	models                  []string
-	small                   string
-	instructions            []string // files
-	env                     []string
-}
-
-// provider returns OpenCode's name for the provider. Anthropic's models are in
-// OpenCode's own catalogue under that name; everything that speaks OpenAI's
-// chat completions goes by a name of ours, because OpenCode would talk to
-// "openai" by the other API.
-func (s agentSettings) provider() string {
-	if s.protocol == "anthropic" {
-		return "anthropic"
-	}
-	return "openinspect"
-}
-
-// modelID strips the provider from Welcome's provider/model.
-func modelID(name string) string {
-	if _, id, ok := strings.Cut(name, "/"); ok {
-		return id
-	}
-	return name
-}
-
-// Silence after which OpenCode gives up one attempt at the model, in milliseconds.
-const (
-	headerTimeout = 90_000
-	chunkTimeout  = 120_000
-)
-
-// toolTimeout is how long OpenCode waits for a tool of the supervisor.
-const toolTimeout = 10 * time.Minute
-
-// config is OpenCode's configuration as JSON. Snapshots are off: the
-// supervisor's own git knows what changed, and a second copy of a large
-// repository's objects would cost every start and every step.
-func (s agentSettings) config() (string, error) {
-	npm := "@ai-sdk/openai-compatible"
-	if s.protocol == "anthropic" {
-		npm = "@ai-sdk/anthropic"
-	}
-	models := make(map[string]any)
-	for _, name := range append(slices.Clone(s.models), s.small) {
-		models[modelID(name)] = map[string]any{
-			"name": modelID(name), "tool_call": true, "attachment": true, "reasoning": true, "temperature": true,
-			"limit":      map[string]int{"context": 200_000, "output": 32_000},
-			"modalities": map[string]any{"input": []string{"text", "image"}, "output": []string{"text"}},
-		}
-	}
-	data, err := json.Marshal(map[string]any{
-		"share": "disabled", "autoupdate": false, "snapshot": false,
-		"permission":        map[string]string{"*": "allow"},
-		"enabled_providers": []string{s.provider()},
-		"model":             s.provider() + "/" + modelID(s.models[0]),
-		"small_model":       s.provider() + "/" + modelID(s.small),
-		"instructions":      s.instructions,
-		"provider": map[string]any{s.provider(): map[string]any{
-			"npm": npm, "name": "Open-Inspect",
-			"options": map[string]any{
-				"baseURL": s.gateway + "/model/" + s.protocol + "/v1", "apiKey": "added-by-the-model-door",
-				"headerTimeout": headerTimeout, "chunkTimeout": chunkTimeout,
-			},
-			"models": models,
-		}},
-		"mcp": map[string]any{"openinspect": map[string]any{
-			"type": "remote", "url": s.gateway + "/mcp", "enabled": true, "oauth": false,
-			"headers": map[string]string{"Authorization": "Bearer " + s.toolKey},
-			"timeout": toolTimeout.Milliseconds(),
-		}},
-	})
-	return string(data), err
-}
-
-// quietConfig prepares OpenCode's configuration folder so that it neither
-// writes to it nor fetches anything into it: a .gitignore that is already
-// there, a folder that cannot be written, and, for root, to whom every folder
-// can be written, a package that looks installed.
-func quietConfig(home string) error {
-	dir := filepath.Join(home, ".config", "opencode")
-	if _, err := os.Stat(filepath.Join(dir, ".gitignore")); err == nil {
-		return nil
-	}
-	modules := filepath.Join(dir, "node_modules", "@opencode-ai", "plugin")
-	if err := os.MkdirAll(modules, 0o755); err != nil {
-		return err
-	}
-	manifest := []byte(`{"dependencies":{"@opencode-ai/plugin":"*"}}` + "\n")
-	lock := []byte(`{"lockfileVersion":3,"packages":{"":{"dependencies":{"@opencode-ai/plugin":"*"}},"node_modules/@opencode-ai/plugin":{}}}` + "\n")
-	for _, f := range []struct {
-		name string
-		data []byte
-	}{
-		{"package.json", manifest}, {"package-lock.json", lock},
-		{"opencode.jsonc", []byte("{}\n")},
-		{".gitignore", []byte("node_modules\npackage.json\npackage-lock.json\nbun.lock\n.gitignore\n")},
-	} {
-		if err := os.WriteFile(filepath.Join(dir, f.name), f.data, 0o444); err != nil {
-			return err
-		}
-	}
-	return os.Chmod(dir, 0o555)
-}
-
-// agentEnv is the environment of OpenCode and all it starts: what the
-// supervisor was given except its own secrets, and the settings by which
-// OpenCode stays quiet and everybody finds the gateway.
-func agentEnv(given []string, home, gateway string, git []string) []string {
-	drop := map[string]bool{sandbox.EnvToken: true, sandbox.EnvControl: true, "PWD": true, "OLDPWD": true}
-	var env []string
-	set := map[string]string{
-		"HOME": home, "LANG": "C.UTF-8", "TERM": "dumb",
-		"OPENCODE_DISABLE_MODELS_FETCH": "1", "OPENCODE_DISABLE_AUTOUPDATE": "1",
-		"OPENCODE_DISABLE_LSP_DOWNLOAD": "1", "OPENCODE_DISABLE_SHARE": "1",
-		"OPENCODE_DISABLE_DEFAULT_PLUGINS": "1", "OPENCODE_DISABLE_EXTERNAL_SKILLS": "1",
-		"OPENCODE_DISABLE_CLAUDE_CODE": "1", "OPENCODE_DISABLE_PROJECT_CONFIG": "1",
-		"OPENCODE_CLIENT": "openinspect",
-		"HTTP_PROXY":      gateway, "http_proxy": gateway, "HTTPS_PROXY": gateway, "https_proxy": gateway,
-		"NO_PROXY": "localhost,127.0.0.1,::1", "no_proxy": "localhost,127.0.0.1,::1",
-		"NODE_USE_ENV_PROXY": "1", "npm_config_update_notifier": "false",
-	}
-	for _, kv := range given {
-		name, _, _ := strings.Cut(kv, "=")
-		_, ours := set[name]
-		if drop[name] || ours || strings.HasPrefix(name, "XDG_") || strings.HasPrefix(name, "GIT_") || strings.HasPrefix(name, "OPENCODE_") {
-			continue
-		}
-		env = append(env, kv)
-	}
-	for name, value := range set {
-		env = append(env, name+"="+value)
-	}
-	slices.Sort(env)
-	return append(env, git...)
 }
 
 // tailWriter keeps the last bytes that were written to it.

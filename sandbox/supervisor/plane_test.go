@@ -479,7 +479,7 @@ func (p *plane) newBox() *box {
 	home := filepath.Join(dir, "home")
 	p.t.Cleanup(func() {
 		os.RemoveAll(tmp) // OpenCode unpacks libraries there and leaves them
-		// Only root can empty the folder that quietConfig closes.
+		// Only root can empty the folder that prepareConfig closes.
 		if err := os.Chmod(filepath.Join(home, ".config", "opencode"), 0o755); err != nil && !os.IsNotExist(err) {
 			p.t.Error(err)
 		}
