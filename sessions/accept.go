@@ -135,16 +135,7 @@ func (t *tx) accept(ctx context.Context, r Request) (Accepted, error) {
 	if s.State == "archived" {
 		return Accepted{}, &Problem{Code: "archived", Text: "That session is archived. Begin a new one by mentioning me outside of its thread."}
 	}
-	var open int
-	err = t.GetContext(ctx, &open, `select count(*) from prompts where session_id = $1 and state in ('queued', 'running')`, s.ID)
-	if err != nil {
-		return Accepted{}, err
-	}
-	if open >= t.e.cfg.MaxQueue {
-		return Accepted{}, &Problem{Code: "queue_full", Text: fmt.Sprintf(
-			"%d requests are waiting in this session already. Wait until some are done, or withdraw some.", open)}
-	}
-	p, err := t.insertPrompt(ctx, s, r)
+	p, open, err := t.insertPrompt(ctx, s, r)
 	if err != nil {
 		return Accepted{}, err
 	}
@@ -153,7 +144,11 @@ func (t *tx) accept(ctx context.Context, r Request) (Accepted, error) {
 			return Accepted{}, err
 		}
 	}
-	if err := t.describe(ctx, s, begun, p, open); err != nil {
+	boot, err := t.beginAtOnce(ctx, s, &p, open)
+	if err != nil {
+		return Accepted{}, err
+	}
+	if err := t.describe(ctx, s, begun, p, open, boot); err != nil {
 		return Accepted{}, err
 	}
 	if s.Repository == "" {
@@ -208,8 +203,9 @@ func (t *tx) sessionFor(ctx context.Context, r Request) (s Session, begun bool, 
 	return s, true, err
 }
 
-// insertPrompt puts the request at the end of the session's queue.
-func (t *tx) insertPrompt(ctx context.Context, s Session, r Request) (Prompt, error) {
+// insertPrompt puts the request at the end of the session's queue, and returns how
+// many are ahead of it there. If they are too many it fails.
+func (t *tx) insertPrompt(ctx context.Context, s Session, r Request) (p Prompt, ahead int, err error) {
 	type listed struct {
 		Name string `json:"name"`
 		MIME string `json:"mime"`
@@ -221,27 +217,36 @@ func (t *tx) insertPrompt(ctx context.Context, s Session, r Request) (Prompt, er
 	}
 	list, err := json.Marshal(files)
 	if err != nil {
-		return Prompt{}, err
+		return p, 0, err
 	}
-	p := Prompt{ID: newID(16), SessionID: s.ID, Author: r.Author, Source: r.Source, Text: r.Text,
+	var row struct {
+		Prompt
+		Ahead int `db:"ahead"` // as the statement found the table
+	}
+	row.Prompt = Prompt{ID: newID(16), SessionID: s.ID, Author: r.Author, Source: r.Source, Text: r.Text,
 		Attachments: list, Model: r.Model, MessageTS: r.MessageTS}
-	err = t.GetContext(ctx, &p, `
+	err = t.GetContext(ctx, &row, `
 		insert into prompts (id, session_id, position, author, source, text, attachments, model, message_ts)
 		select $1, $2, coalesce(max(position), 0) + 1, $3, $4, $5, $6, $7, nullif($8, '')
 		from prompts where session_id = $2
-		returning position, state, created_at, (select name from people where id = author) as author_name`,
-		p.ID, s.ID, r.Author, r.Source, r.Text, string(list), r.Model, r.MessageTS)
+		returning position, state, created_at, (select name from people where id = author) as author_name,
+			(select count(*) from prompts o where o.session_id = $2 and o.state in ('queued', 'running')) as ahead`,
+		row.ID, s.ID, r.Author, r.Source, r.Text, string(list), r.Model, r.MessageTS)
 	if err != nil {
-		return p, fmt.Errorf("queueing a prompt: %w", err)
+		return p, 0, fmt.Errorf("queueing a prompt: %w", err)
+	}
+	if row.Ahead >= t.e.cfg.MaxQueue {
+		return p, 0, &Problem{Code: "queue_full", Text: fmt.Sprintf(
+			"%d requests are waiting in this session already. Wait until some are done, or withdraw some.", row.Ahead)}
 	}
 	for i, a := range r.Attachments {
 		_, err := t.ExecContext(ctx, `insert into attachments (prompt_id, position, name, mime, data) values ($1, $2, $3, $4, $5)`,
-			p.ID, i, files[i].Name, files[i].MIME, a.Data)
+			row.ID, i, files[i].Name, files[i].MIME, a.Data)
 		if err != nil {
-			return p, fmt.Errorf("keeping an attachment: %w", err)
+			return p, 0, fmt.Errorf("keeping an attachment: %w", err)
 		}
 	}
-	return p, nil
+	return row.Prompt, row.Ahead, nil
 }
 
 // asSaid puts waiting messages into the order in which they were said, if this one
@@ -268,14 +273,47 @@ func (t *tx) asSaid(ctx context.Context, s Session, p Prompt) error {
 	return nil
 }
 
-// describe appends the events of an accepted prompt and records its card.
-func (t *tx) describe(ctx context.Context, s Session, begun bool, p Prompt, ahead int) error {
+// beginAtOnce has the prompt begin in this very transaction, and returns the boot
+// that gets it, if nothing is ahead of it and the session's actor is in this
+// process and has nothing else to do. Otherwise it is empty, and the actor comes
+// to the prompt by itself: this only spares people a second transaction.
+func (t *tx) beginAtOnce(ctx context.Context, s Session, p *Prompt, ahead int) (boot string, err error) {
+	if ahead > 0 || s.Repository == "" {
+		return "", nil
+	}
+	a := t.holdTurn(s.ID)
+	if a == nil || !a.free() {
+		return "", nil
+	}
+	// The session's row is locked: a wait for the sandbox's would be in the wrong order.
+	var ready bool
+	err = t.GetContext(ctx, &ready, `select state = 'ready' from sandboxes where session_id = $1 and epoch = $2
+		for no key update skip locked`, s.ID, a.epoch)
+	if errors.Is(err, sql.ErrNoRows) || err == nil && !ready {
+		return "", nil
+	}
+	if err != nil {
+		return "", fmt.Errorf("looking whether the sandbox of %s is ready: %w", s.ID, err)
+	}
+	if a.unsent, err = a.begin(ctx, t); err != nil || a.unsent != p.ID {
+		return "", err
+	}
+	p.State = Running
+	return a.boot, nil
+}
+
+// describe appends the events of an accepted prompt, which the boot gets at once
+// if there is one, and records its card.
+func (t *tx) describe(ctx context.Context, s Session, begun bool, p Prompt, ahead int, boot string) error {
 	var entries []entry
 	if begun {
 		entries = append(entries, entry{kind: KindCreated, body: BodyCreated{By: p.AuthorName, Source: p.Source}})
 	}
 	entries = append(entries, entry{prompt: p.ID, kind: KindQueued, body: BodyQueued{
 		Author: p.AuthorName, AuthorID: p.Author, Source: p.Source, Text: p.Text, Ahead: ahead, Files: p.FileNames()}})
+	if boot != "" {
+		entries = append(entries, entry{prompt: p.ID, kind: KindStarted, body: BodyStarted{Boot: boot}})
+	}
 	if s.ThreadTS != "" {
 		err := t.enqueue(ctx, outboxRow{surface: surfaceSlack, kind: DeliverCard, key: "card:" + p.ID,
 			session: s.ID, prompt: p.ID, priority: priorityCard})

@@ -215,7 +215,7 @@ func (a *actor) act(ctx context.Context, now situation) error {
 	case now.State == SandboxLost || now.State == SandboxFailed || now.State == SandboxParked:
 		return errLeaseLost
 	case now.Running.Valid:
-		return a.sendAgain(ctx, now.Running.String)
+		return a.sendUnsent(ctx, now.Running.String)
 	case now.Queued && now.State == SandboxReady && a.free():
 		return a.deliver(ctx)
 	}
@@ -263,16 +263,8 @@ func (a *actor) deliver(ctx context.Context) error {
 		if _, err := t.lockSession(ctx, a.session); err != nil {
 			return err
 		}
-		err = t.GetContext(ctx, &id, `
-			update prompts set state = 'running', boot = $2, started_at = clock_timestamp()
-			where state = 'queued' and id = (select id from prompts
-				where session_id = $1 and state = 'queued' order by position limit 1)
-			returning id`, a.session, a.boot)
-		if errors.Is(err, sql.ErrNoRows) {
-			return nil // withdrawn meanwhile
-		}
-		if err != nil {
-			return fmt.Errorf("taking the next prompt of %s: %w", a.session, err)
+		if id, err = a.begin(ctx, t); err != nil || id == "" {
+			return err
 		}
 		_, err = t.append(ctx, a.session, entry{prompt: id, kind: KindStarted, body: BodyStarted{Boot: a.boot}})
 		return err
@@ -283,12 +275,30 @@ func (a *actor) deliver(ctx context.Context) error {
 	return a.send(ctx, id)
 }
 
-// sendAgain sends the running prompt if hello showed that the boot never got it.
-func (a *actor) sendAgain(ctx context.Context, running string) error {
-	if a.resend != running {
+// begin makes the first queued prompt the boot's. The sandbox's row and the
+// session's are locked. It returns "" if nothing is queued any more.
+func (a *actor) begin(ctx context.Context, t *tx) (id string, err error) {
+	err = t.GetContext(ctx, &id, `
+		update prompts set state = 'running', boot = $2, started_at = clock_timestamp()
+		where state = 'queued' and id = (select id from prompts
+			where session_id = $1 and state = 'queued' order by position limit 1)
+		returning id`, a.session, a.boot)
+	if errors.Is(err, sql.ErrNoRows) {
+		return "", nil // withdrawn meanwhile
+	}
+	if err != nil {
+		return "", fmt.Errorf("taking the next prompt of %s: %w", a.session, err)
+	}
+	return id, nil
+}
+
+// sendUnsent sends the running prompt if the boot never got it: hello showed that,
+// or it began with its acceptance.
+func (a *actor) sendUnsent(ctx context.Context, running string) error {
+	if a.unsent != running {
 		return nil
 	}
-	a.resend = ""
+	a.unsent = ""
 	return a.send(ctx, running)
 }
 

@@ -34,11 +34,11 @@ type actor struct {
 	scrub   *scrubber
 	parts   *parts
 	arrived chan sandbox.Message // events and deltas, in order
-	resend  string               // the running prompt, if it never reached the boot
+	unsent  string               // the running prompt, if the boot never got it; read and written by who has the turn
 	wake    chan struct{}
 
-	// turn is held while a prompt's end is committed and while the next step is
-	// decided, so that a step never sees the one without the other.
+	// turn is held while a prompt's end or its beginning is committed and while the
+	// next step is decided, so that a step never sees the one without the other.
 	turn sync.Mutex
 
 	mu        sync.Mutex
@@ -249,7 +249,7 @@ func (a *actor) compare(ctx context.Context, t *tx, s Session, known map[string]
 	}
 	for _, id := range given {
 		if !known[id] {
-			a.resend = id
+			a.unsent = id
 		}
 	}
 	return nil

@@ -37,7 +37,12 @@
 // time (HoldLease). Leases and deadlines use Postgres's clock only.
 //
 // Locks are taken in one order: the sandbox's row, the session's row, then
-// everything that hangs on the session.
+// everything that hangs on the session. Who needs the sandbox's row when it has
+// the session's already takes it only if nobody else has it (SKIP LOCKED).
+//
+// A prompt that nothing is ahead of begins in the transaction that accepts it, if
+// the session's actor is in the same process: the actor then only sends it. All
+// others are taken from the queue by the actor, in its own transaction.
 //
 // A start goes claim (token valid from here on) → Provider.Start → recorded. A
 // starter that dies in between is replaced when its claim runs out: its box is

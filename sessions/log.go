@@ -24,21 +24,11 @@ func (t *tx) append(ctx context.Context, session string, entries ...entry) ([]Ev
 	if len(entries) == 0 {
 		return nil, nil
 	}
-	var head struct {
-		Last int64     `db:"last_seq"`
-		At   time.Time `db:"at"`
-	}
-	err := t.GetContext(ctx, &head, `
-		update sessions set last_seq = last_seq + $2, updated_at = now()
-		where id = $1 returning last_seq, clock_timestamp() as at`, session, len(entries))
-	if err != nil {
-		return nil, fmt.Errorf("numbering events of %s: %w", session, notFound(err))
-	}
-	events, err := t.insert(ctx, session, head.Last-int64(len(entries)), head.At, entries)
+	events, err := t.insert(ctx, session, entries)
 	if err != nil {
 		return nil, fmt.Errorf("appending events of %s: %w", session, err)
 	}
-	if err := t.touchCards(ctx, session, head.Last, entries); err != nil {
+	if err := t.touchCards(ctx, session, events[len(events)-1].Seq, entries); err != nil {
 		return nil, err
 	}
 	if t.news.events == nil {
@@ -48,7 +38,7 @@ func (t *tx) append(ctx context.Context, session string, entries ...entry) ([]Ev
 	return events, nil
 }
 
-func (t *tx) insert(ctx context.Context, session string, base int64, at time.Time, entries []entry) ([]Event, error) {
+func (t *tx) insert(ctx context.Context, session string, entries []entry) ([]Event, error) {
 	events := make([]Event, len(entries))
 	var prompts, kinds, bodies, boots []string
 	var numbers []int64
@@ -57,20 +47,36 @@ func (t *tx) insert(ctx context.Context, session string, base int64, at time.Tim
 		if err != nil {
 			return nil, err
 		}
-		events[i] = Event{Session: session, Seq: base + int64(i) + 1, Prompt: en.prompt, Kind: en.kind, Body: body, At: at}
+		events[i] = Event{Session: session, Prompt: en.prompt, Kind: en.kind, Body: body}
 		prompts = append(prompts, en.prompt)
 		kinds = append(kinds, en.kind)
 		bodies = append(bodies, string(body))
 		boots = append(boots, en.boot)
 		numbers = append(numbers, en.n)
 	}
-	_, err := t.ExecContext(ctx, `
-		insert into events (session_id, seq, prompt_id, kind, body, boot, n, at)
-		select $1, $2 + i, nullif(prompt, ''), kind, body::json, nullif(boot, ''), nullif(n, 0), $3
-		from unnest($4::text[], $5::text[], $6::text[], $7::text[], $8::bigint[])
-			with ordinality as u (prompt, kind, body, boot, n, i)`,
-		session, base, at, pq.Array(prompts), pq.Array(kinds), pq.Array(bodies), pq.Array(boots), pq.Array(numbers))
-	return events, err
+	var head struct {
+		Last int64     `db:"last_seq"`
+		At   time.Time `db:"at"`
+	}
+	err := t.GetContext(ctx, &head, `
+		with head as (
+			update sessions set last_seq = last_seq + $2, updated_at = now()
+			where id = $1 returning last_seq, clock_timestamp() as at
+		), logged as (
+			insert into events (session_id, seq, prompt_id, kind, body, boot, n, at)
+			select $1, last_seq - $2 + i, nullif(prompt, ''), kind, body::json, nullif(boot, ''), nullif(n, 0), at
+			from head, unnest($3::text[], $4::text[], $5::text[], $6::text[], $7::bigint[])
+				with ordinality as u (prompt, kind, body, boot, n, i)
+		)
+		select last_seq, at from head`,
+		session, len(entries), pq.Array(prompts), pq.Array(kinds), pq.Array(bodies), pq.Array(boots), pq.Array(numbers))
+	if err != nil {
+		return nil, notFound(err)
+	}
+	for i := range events {
+		events[i].Seq, events[i].At = head.Last-int64(len(events)-1-i), head.At
+	}
+	return events, nil
 }
 
 // touchCards notes up to which log position cards have to be shown anew: those

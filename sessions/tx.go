@@ -20,6 +20,7 @@ type tx struct {
 	*sqlx.Tx
 	e    *Engine
 	news news
+	held *actor // whose turn is held until the transaction has ended
 }
 
 // news is what a committed transaction tells the readers.
@@ -52,6 +53,7 @@ func (e *Engine) transactOnce(ctx context.Context, f func(*tx) error) (news, err
 	}
 	defer func() { _ = t.Rollback() }() // does nothing after the commit
 	x := &tx{Tx: t, e: e}
+	defer x.letTurnGo() // after the commit
 	if err := f(x); err != nil {
 		return news{}, err
 	}
@@ -59,6 +61,21 @@ func (e *Engine) transactOnce(ctx context.Context, f func(*tx) error) (news, err
 		return news{}, fmt.Errorf("committing: %w", err)
 	}
 	return x.news, nil
+}
+
+// holdTurn returns the session's actor if it is in this process, with its turn held
+// until the transaction has ended; nil if it is not, or decides something just now.
+func (t *tx) holdTurn(session string) *actor {
+	if a := t.e.hub.actorOf(session); a != nil && a.turn.TryLock() {
+		t.held = a
+	}
+	return t.held
+}
+
+func (t *tx) letTurnGo() {
+	if t.held != nil {
+		t.held.turn.Unlock()
+	}
 }
 
 // retryable: serialization_failure and deadlock_detected, of PostgreSQL's
