@@ -37,9 +37,11 @@ type BodyPhase struct {
 	Log    string `json:"log,omitempty"` // the tail of what it printed, if it failed
 }
 
-// BodyAccepted says when OpenCode had taken the prompt, by the box's clock.
+// BodyAccepted says when OpenCode was given the prompt and when it had taken it,
+// by the box's clock.
 type BodyAccepted struct {
-	At time.Time `json:"at"`
+	Given time.Time `json:"given"`
+	At    time.Time `json:"at"`
 }
 
 // BodyText is a finished part of text or reasoning.

@@ -81,10 +81,11 @@ func (s *supervisor) converse(ctx context.Context, t *turn) error {
 		limits: limits{total: s.welcome.PromptTimeout, silence: s.welcome.ModelSilence},
 		script: newTranscript(session, asked, s.repo.dir, t.emit, t.delta),
 	}
+	given := time.Now()
 	if err := s.ask(ctx, c, t.body(s.settings.provider(), model, asked)); err != nil {
 		return err
 	}
-	t.emit(sandbox.KindAccepted, sandbox.BodyAccepted{At: time.Now()})
+	t.emit(sandbox.KindAccepted, sandbox.BodyAccepted{Given: given, At: time.Now()})
 	err = c.follow(ctx)
 	agent.sound = (agent.sound || c.script.begun()) && !c.aborted
 	t.answer(c.script.reply())
