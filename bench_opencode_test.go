@@ -10,13 +10,11 @@ import (
 	"slices"
 	"testing"
 	"time"
-
-	"openinspect/sandbox/supervisor"
 )
 
 // startOpenCode starts the pinned OpenCode on a clone of acme/greeter, with the
-// practice's scripted model and the settings that the supervisor uses.
-func startOpenCode(b testing.TB, r *rig) lone {
+// practice's scripted model, the settings that the supervisor uses, and env.
+func startOpenCode(b testing.TB, r *rig, env ...string) lone {
 	b.Helper()
 	binary, err := ensureOpenCode(b.Context())
 	if err != nil {
@@ -46,7 +44,7 @@ func startOpenCode(b testing.TB, r *rig) lone {
 	l.Close()
 	cmd := exec.Command(binary, "serve", "--hostname", "127.0.0.1", "--port", port)
 	cmd.Dir = work
-	cmd.Env = append(slices.Concat(os.Environ(), supervisor.Allocator), "HOME="+home, "PWD="+work, "XDG_CONFIG_HOME="+home+"/config", "XDG_DATA_HOME="+home+"/data",
+	cmd.Env = append(slices.Concat(os.Environ(), env), "HOME="+home, "PWD="+work, "XDG_CONFIG_HOME="+home+"/config", "XDG_DATA_HOME="+home+"/data",
 		"XDG_STATE_HOME="+home+"/state", "XDG_CACHE_HOME="+home+"/cache", "OPENCODE_CONFIG_CONTENT="+string(config),
 		"OPENCODE_DISABLE_MODELS_FETCH=1", "NPM_CONFIG_OFFLINE=true", "OPENCODE_DISABLE_AUTOUPDATE=1", "OPENCODE_CLIENT=bench",
 		"OPENCODE_DISABLE_LSP_DOWNLOAD=1", "OPENCODE_DISABLE_DEFAULT_PLUGINS=1", "OPENCODE_DISABLE_EXTERNAL_SKILLS=1", "OPENCODE_DISABLE_CLAUDE_CODE=1")

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"crypto/sha256"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -17,6 +18,7 @@ import (
 
 	practicemodel "openinspect/internal/practice/model"
 	practiceslack "openinspect/internal/practice/slack"
+	"openinspect/sandbox/supervisor"
 )
 
 // benchRig is a practice with nothing slowed down for people's sake.
@@ -110,34 +112,29 @@ const readingPause = 500 * time.Millisecond
 func BenchmarkMentionToModel(b *testing.B) {
 	r := benchRig(b, nil)
 	channel := r.channel("greeter")
-	var cold, warm [3][]time.Duration // given, accepted, asked
-	add := func(to *[3][]time.Duration, took [3]time.Duration) {
-		for i, d := range took {
-			to[i] = append(to[i], d)
-		}
-	}
+	var cold, warm waits
 	for i := range 3 {
 		thread := r.say("alice", channel, "", fmt.Sprintf("@inspect say hello %d in acme/greeter", i))
-		add(&cold, r.reached(thread, "", fmt.Sprintf("say hello %d", i)))
+		cold.add(r.reached(thread, "", fmt.Sprintf("say hello %d", i)))
 		r.waitSettled(thread, 1, time.Minute)
 		for j := range 20 {
 			text := fmt.Sprintf("say hello %d and %d", i, j)
 			r.eventually("an idle sandbox", 20*time.Second, func() error { return r.idle(thread) })
 			time.Sleep(readingPause)
 			ts := r.say("bob", channel, thread, text)
-			add(&warm, r.reached(thread, ts, text))
+			warm.add(r.reached(thread, ts, text))
 			r.waitSettled(thread, 2+j, time.Minute)
 		}
 	}
-	b.ReportMetric(millis(quantile(cold[1], 0.5)), "cold-accepted-ms")
+	b.ReportMetric(millis(quantile(cold.accepted, 0.5)), "cold-accepted-ms")
 	b.ReportMetric(3000, "cold-accepted-ms-max")
-	b.ReportMetric(millis(quantile(cold[2], 0.5)), "cold-model-ms")
+	b.ReportMetric(millis(quantile(cold.asked, 0.5)), "cold-model-ms")
 	b.ReportMetric(5000, "cold-model-ms-max")
-	b.ReportMetric(millis(quantile(warm[0], 0.95)), "warm-given-p95-ms")
-	b.ReportMetric(millis(quantile(warm[1], 0.5)), "warm-accepted-p50-ms")
-	b.ReportMetric(millis(quantile(warm[1], 0.95)), "warm-accepted-p95-ms")
+	b.ReportMetric(millis(quantile(warm.given, 0.95)), "warm-given-p95-ms")
+	b.ReportMetric(millis(quantile(warm.accepted, 0.5)), "warm-accepted-p50-ms")
+	b.ReportMetric(millis(quantile(warm.accepted, 0.95)), "warm-accepted-p95-ms")
 	b.ReportMetric(30, "warm-accepted-p95-ms-max")
-	b.ReportMetric(millis(quantile(warm[2], 0.95)), "warm-model-p95-ms")
+	b.ReportMetric(millis(quantile(warm.asked, 0.95)), "warm-model-p95-ms")
 	b.ReportMetric(150, "warm-model-p95-ms-max")
 	b.ReportMetric(0, "ns/op")
 }
@@ -152,9 +149,17 @@ func (r *rig) idle(thread string) error {
 	return err
 }
 
+// waits are how long prompts needed, after their Slack messages, until OpenCode was
+// given them, had accepted them, and asked the model.
+type waits struct{ given, accepted, asked []time.Duration }
+
+func (w *waits) add(given, accepted, asked time.Duration) {
+	w.given, w.accepted, w.asked = append(w.given, given), append(w.accepted, accepted), append(w.asked, asked)
+}
+
 // reached measures how long after its Slack message a prompt was given to
 // OpenCode, accepted by it, and asked of the model.
-func (r *rig) reached(thread, ts, text string) (took [3]time.Duration) {
+func (r *rig) reached(thread, ts, text string) (given, accepted, asked time.Duration) {
 	r.Helper()
 	said := slackTime(cmp.Or(ts, thread))
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
@@ -169,7 +174,7 @@ func (r *rig) reached(thread, ts, text string) (took [3]time.Duration) {
 			from events e join prompts p on p.id = e.prompt_id join sessions s on s.id = p.session_id
 			where s.thread = $1 and e.kind = 'accepted' and p.text like $2 || '%'`, thread, text)
 	})
-	return [3]time.Duration{event.Given.Sub(said), event.At.Sub(said), rec.Time.Sub(said)}
+	return event.Given.Sub(said), event.At.Sub(said), rec.Time.Sub(said)
 }
 
 // BenchmarkMemory measures the control plane's resident memory when idle.
@@ -193,7 +198,7 @@ func BenchmarkMemory(b *testing.B) {
 // system, and gives the same prompt to the same OpenCode directly over HTTP.
 func BenchmarkTaskAgainstOpenCodeAlone(b *testing.B) {
 	r := benchRig(b, nil)
-	alone := startOpenCode(b, r)
+	alone := startOpenCode(b, r, supervisor.Allocator...)
 	channel := r.channel("greeter")
 	thread := r.say("alice", channel, "", "@inspect say hello in acme/greeter")
 	r.waitSettled(thread, 1, time.Minute)
@@ -225,6 +230,44 @@ func BenchmarkTaskAgainstOpenCodeAlone(b *testing.B) {
 	}
 	b.ReportMetric(millis(quantile(taken, 0.5)), "direct-accepted-p50-ms")
 	b.ReportMetric(millis(quantile(taken, 0.95)), "direct-accepted-p95-ms")
+	b.ReportMetric(0, "ns/op")
+}
+
+// BenchmarkAllocator measures what supervisor.Allocator is for: how long OpenCode
+// alone needs to take a prompt and to answer it, with those settings and without.
+func BenchmarkAllocator(b *testing.B) {
+	r := benchRig(b, nil)
+	ways := map[string]lone{"plain": startOpenCode(b, r), "keeping": startOpenCode(b, r, supervisor.Allocator...)}
+	taken, answered := map[string][]time.Duration{}, map[string][]time.Duration{}
+	for range 25 { // in turn: the machine's speed varies
+		for name, alone := range ways {
+			time.Sleep(readingPause)
+			began := time.Now()
+			taken[name] = append(taken[name], alone.taken("say hello"))
+			answered[name] = append(answered[name], time.Since(began))
+		}
+	}
+	for name := range ways {
+		b.ReportMetric(millis(quantile(taken[name], 0.5)), name+"-accepted-p50-ms")
+		b.ReportMetric(millis(quantile(answered[name], 0.5)), name+"-answered-p50-ms")
+	}
+	b.ReportMetric(0, "ns/op")
+}
+
+// BenchmarkMachine measures the machine and not the product: how long a fixed piece
+// of work takes. Where the machine is shared, the other figures vary as much.
+func BenchmarkMachine(b *testing.B) {
+	data := make([]byte, 1<<20)
+	var took []time.Duration
+	for range 400 {
+		began := time.Now()
+		sha256.Sum256(data)
+		took = append(took, time.Since(began))
+		time.Sleep(5 * time.Millisecond)
+	}
+	b.ReportMetric(millis(quantile(took, 0.1)), "p10-ms")
+	b.ReportMetric(millis(quantile(took, 0.5)), "p50-ms")
+	b.ReportMetric(millis(quantile(took, 0.95)), "p95-ms")
 	b.ReportMetric(0, "ns/op")
 }
 

@@ -295,7 +295,7 @@ func (t *tx) beginAtOnce(ctx context.Context, s Session, p *Prompt, ahead int) (
 	if err != nil {
 		return "", fmt.Errorf("looking whether the sandbox of %s is ready: %w", s.ID, err)
 	}
-	if a.unsent, err = a.begin(ctx, t); err != nil || a.unsent != p.ID {
+	if a.unsent, err = a.begin(ctx, t); err != nil { // it takes this one: nothing else is queued
 		return "", err
 	}
 	p.State = Running

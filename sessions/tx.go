@@ -14,8 +14,8 @@ import (
 // tx is one transaction. What has to be told to readers once it is committed
 // collects in it.
 //
-// Locks are taken in one order, so that transactions cannot deadlock: the
-// sandbox's row, the session's row, then everything that hangs on the session.
+// Locks are taken in the order that the package comment gives, so that
+// transactions cannot deadlock.
 type tx struct {
 	*sqlx.Tx
 	e    *Engine

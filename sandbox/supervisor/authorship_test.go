@@ -25,9 +25,7 @@ func (g *gitRig) prompt(author, script string) (pushed bool) {
 	g.t.Helper()
 	g.turn(author, script)
 	if pushed = g.repo.unpushed(g.t.Context()); pushed {
-		if push := g.repo.push(g.t.Context()); push.Error != "" {
-			g.t.Errorf("%s's work was not pushed: %s", author, push.Error)
-		}
+		g.push()
 	}
 	return pushed
 }
@@ -67,9 +65,7 @@ func TestACommitInAnotherNameBecomesTheAuthorsHoweverTheAgentHidesIt(t *testing.
 				t.Error("it counts as pushed")
 			}
 			g.agent("git remote set-url origin https://github.com/acme/greeter.git")
-			if push := g.repo.push(t.Context()); push.Error != "" {
-				t.Error(push.Error)
-			}
+			g.push()
 			if authors := g.run(g.bare, nil, "git log --format=%an main..inspect/1 | sort -u"); authors != "Alice\n" {
 				t.Errorf("the remote has commits of %q", authors)
 			}
@@ -115,9 +111,7 @@ func TestPeoplesWorkStaysTheirsWhenTheAgentPushesItself(t *testing.T) {
 			t.Errorf("a person's commit counts as the prompt's: %+v", c)
 		}
 	}
-	if push := g.repo.push(t.Context()); push.Error != "" {
-		t.Error(push.Error)
-	}
+	g.push()
 	g.wantRemote("Alice|asked by Alice\nSeed|by-hand\nSeed|feature\nBob|Merge remote-tracking branches 'origin/feature' and 'origin/main' into inspect/1\nBob|forged\nBob|asked by Bob\n")
 }
 
@@ -153,9 +147,7 @@ func TestAPromptThatJustCommitsAsksTheCodeHostNothing(t *testing.T) {
 	if asked := g.requests.Load() - before; asked > 0 {
 		t.Errorf("it was asked %d times", asked)
 	}
-	if push := g.repo.push(t.Context()); push.Error != "" {
-		t.Fatal(push.Error)
-	}
+	g.push()
 	before = g.requests.Load()
 	for _, author := range []string{"Alice", "Bob"} {
 		if g.prompt(author, "true") || g.requests.Load() > before {

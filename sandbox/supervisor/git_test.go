@@ -129,6 +129,14 @@ func (g *gitRig) settle(author, since string) ([]sandbox.BodyCommit, []string) {
 	return commits, notes
 }
 
+// push pushes the branch, which nothing may keep it from.
+func (g *gitRig) push() {
+	g.t.Helper()
+	if push := g.repo.push(g.t.Context()); push.Error != "" {
+		g.t.Fatalf("it was not pushed: %s", push.Error)
+	}
+}
+
 // branch lists author and subject of the session's branch since main, oldest first.
 func (g *gitRig) branch() string {
 	return g.run(g.repo.dir, []string{"GIT_CONFIG_COUNT=1", "GIT_CONFIG_KEY_0=safe.directory", "GIT_CONFIG_VALUE_0=*"},
@@ -155,34 +163,26 @@ func TestCommitsCarryTheAuthorWhateverTheAgentDoes(t *testing.T) {
 	g.wantBranch(first)
 	g.turn("Bob", `echo 6 > 6; git add 6; git commit -q --amend --no-edit; true`)
 	g.wantBranch("Alice|one\nAlice|two\nAlice|three\nAlice|four\nBob|asked by Alice\n")
-	if push := g.repo.push(t.Context()); push.Error != "" {
-		t.Error(push.Error)
-	}
+	g.push()
 }
 
 func TestWorkOfPeopleThatIsMergedInStaysTheirs(t *testing.T) {
 	t.Parallel()
 	g := newGitRig(t)
 	g.turn("Alice", "echo 1 > 1")
-	if push := g.repo.push(t.Context()); push.Error != "" {
-		t.Fatal(push.Error)
-	}
+	g.push()
 	g.run(g.seed, nil, "echo m > m.txt; git add .; git commit -qm 'on main'; git push -q "+g.bare+" main; git fetch -q "+g.bare+
 		" inspect/1; git checkout -q FETCH_HEAD; echo h > h.txt; git add .; git commit -qm 'by hand'; git push -q "+g.bare+" HEAD:inspect/1")
 	g.turn("Bob", "git fetch -q; git merge -q --no-edit origin/inspect/1; git merge -q --no-edit origin/main; echo 2 > 2")
 	g.wantBranch("Alice|asked by Alice\nSeed|by hand\nBob|Merge remote-tracking branch 'origin/main' into inspect/1\nBob|asked by Bob\n")
-	if push := g.repo.push(t.Context()); push.Error != "" {
-		t.Error(push.Error)
-	}
+	g.push()
 }
 
 func TestAPushOverSomebodyElsesWorkIsRefusedInWords(t *testing.T) {
 	t.Parallel()
 	g := newGitRig(t)
 	g.turn("Alice", "echo 1 > 1")
-	if push := g.repo.push(t.Context()); push.Error != "" {
-		t.Fatal(push.Error)
-	}
+	g.push()
 	g.run(g.seed, nil, "git fetch -q "+g.bare+" inspect/1; git checkout -q FETCH_HEAD; echo h > h.txt; git add .; git commit -qm 'by hand'; git push -q "+g.bare+" HEAD:inspect/1")
 	g.turn("Bob", "echo 2 > 2")
 	if push := g.repo.push(t.Context()); !strings.Contains(push.Error, "somebody else pushed") {
@@ -201,9 +201,7 @@ func TestABranchThatTheAgentPushedUnderAnotherNameIsReplaced(t *testing.T) {
 	t.Parallel()
 	g := newGitRig(t)
 	g.turn("Alice", `echo 1 > 1; git add 1; git commit -qm one --author "Eve <eve@example.com>"; git push -q origin HEAD`)
-	if push := g.repo.push(t.Context()); push.Error != "" {
-		t.Error(push.Error)
-	}
+	g.push()
 	if log := g.run(g.bare, nil, "git log --format=%an main..inspect/1"); log != "Alice\n" {
 		t.Errorf("the remote branch is by %s", log)
 	}
@@ -325,9 +323,7 @@ func TestASandboxBeginsWhereTheBranchWasPushedThoughNobodyRecordedIt(t *testing.
 	g := newGitRig(t)
 	g.turn("Alice", "echo new > new.txt")
 	recorded := strings.TrimSpace(g.run(g.repo.dir, nil, "git rev-parse origin/main"))
-	if push := g.repo.push(t.Context()); push.Error != "" {
-		t.Fatal(push.Error)
-	}
+	g.push()
 	pushed, err := g.repo.head(t.Context())
 	if err != nil {
 		t.Fatal(err)
