@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"cmp"
 	"context"
-	"crypto/sha256"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -251,23 +250,6 @@ func BenchmarkAllocator(b *testing.B) {
 		b.ReportMetric(millis(quantile(taken[name], 0.5)), name+"-accepted-p50-ms")
 		b.ReportMetric(millis(quantile(answered[name], 0.5)), name+"-answered-p50-ms")
 	}
-	b.ReportMetric(0, "ns/op")
-}
-
-// BenchmarkMachine measures the machine and not the product: how long a fixed piece
-// of work takes. Where the machine is shared, the other figures vary as much.
-func BenchmarkMachine(b *testing.B) {
-	data := make([]byte, 1<<20)
-	var took []time.Duration
-	for range 400 {
-		began := time.Now()
-		sha256.Sum256(data)
-		took = append(took, time.Since(began))
-		time.Sleep(5 * time.Millisecond)
-	}
-	b.ReportMetric(millis(quantile(took, 0.1)), "p10-ms")
-	b.ReportMetric(millis(quantile(took, 0.5)), "p50-ms")
-	b.ReportMetric(millis(quantile(took, 0.95)), "p95-ms")
 	b.ReportMetric(0, "ns/op")
 }
 

@@ -97,9 +97,10 @@ func (s agentSettings) config() (string, error) {
 // Allocator are the settings by which OpenCode's JavaScript engine keeps the memory
 // that it has freed. Its own allocator gives every free page back to the kernel
 // within half a second and takes it again, zeroed, at the next prompt; glibc's
-// keeps what it has if it is told to. Measured with OpenCode 1.18.33: a prompt is
-// accepted in 12 ms instead of 17 and a short one answered in 69 ms instead of 91,
-// for 100 MB more of resident memory at work and 280 MB more when idle. "Malloc" is
+// keeps what it has if it is told to. With OpenCode 1.18.33 a prompt is accepted in
+// 12–14 ms instead of 15–17 and a short one answered in 69–79 ms instead of 86–91
+// (BenchmarkAllocator of the main package), for about 100 MB more of resident memory
+// at work and 280 MB more when idle (from /proc, after 80 prompts). "Malloc" is
 // the switch of WebKit's bmalloc (Environment.cpp); the others are in mallopt(3).
 var Allocator = []string{
 	"Malloc=1", "MALLOC_TRIM_THRESHOLD_=268435456", "MALLOC_MMAP_THRESHOLD_=268435456", "MALLOC_TOP_PAD_=16777216",
