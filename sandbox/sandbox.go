@@ -59,6 +59,7 @@ type Spec struct {
 	Tags     map[string]string // what List finds it by
 	CPU      float64           // cores; 0 is the provider's default
 	MemMiB   int               // 0 is the provider's default
+	Regions  []string          // where the box may run, in the provider's own names; none: anywhere
 	Lifetime time.Duration     // the box is ended after this; 0 is the provider's maximum
 	Ports    []int             // ports that URL will be asked for
 }
@@ -116,13 +117,23 @@ type Box interface {
 	// URL gives an address, reachable by the control plane, of a port inside the box,
 	// with the headers that a request to it needs.
 	URL(ctx context.Context, port int) (string, http.Header, error)
-	// Snapshot saves the filesystem of the live box, which goes on running.
-	Snapshot(ctx context.Context) (Ref, error)
-	// Park ends the box and keeps its filesystem; Start with the Ref continues it.
+	// Snapshot saves the filesystem of the live box, which goes on running. The
+	// provider may forget it once keep has passed; 0 is KeepSession.
+	Snapshot(ctx context.Context, keep time.Duration) (Ref, error)
+	// Park ends the box and keeps its filesystem, for KeepSession at least; Start
+	// with the Ref continues it.
 	Park(ctx context.Context) (Ref, error)
 	// Kill ends the box and all its processes and forgets its filesystem. Killing a dead box is not an error.
 	Kill(ctx context.Context) error
 }
+
+// How long saved filesystems are kept by a provider that nobody tells to delete
+// them: it may be one that cannot list them, so that what is forgotten has to end
+// by itself.
+const (
+	KeepSession = 90 * 24 * time.Hour // a session's
+	KeepImage   = 7 * 24 * time.Hour  // a repository's image
+)
 
 // What callers decide by: start again from the last Ref, wait and try again, or tell the person.
 var (

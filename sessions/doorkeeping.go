@@ -8,11 +8,11 @@ import (
 	"github.com/google/uuid"
 )
 
-// Grant is what a sandbox's token allows.
+// Grant is what a sandbox's token allows. Without a Branch it may only read.
 type Grant struct {
-	Session       string
+	Session       string // its id; of a sandbox that works for none, the sandbox's own name
 	Repository    string // owner/name
-	Branch        string // the only one it may push
+	Branch        string // the only one it may push; empty if the sandbox works for no session
 	DefaultBranch string
 }
 

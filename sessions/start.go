@@ -241,11 +241,16 @@ func (e *Engine) startBox(ctx context.Context, c *claim) (sandbox.Box, error) {
 			return nil, err
 		}
 	}
-	return e.cfg.Provider.Start(ctx, sandbox.Spec{
+	return e.cfg.Provider.Start(ctx, e.sessionBox(*c))
+}
+
+// sessionBox is the box that a claim asks for.
+func (e *Engine) sessionBox(c claim) sandbox.Spec {
+	return sandbox.Spec{
 		Name: fmt.Sprintf("inspect-%s-%d", c.session, c.generation), From: c.from, Command: e.cfg.Command,
 		Env:  map[string]string{sandbox.EnvToken: c.token, sandbox.EnvControl: e.cfg.Control},
 		Tags: map[string]string{tagSession: c.session, tagEpoch: strconv.FormatInt(c.generation, 10)},
-	})
+	}
 }
 
 // findBox looks for the box of the claim's generation, and ends all others of

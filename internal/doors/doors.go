@@ -11,11 +11,13 @@ import (
 // TokenHeader carries the sandbox token, on CONNECT requests as well.
 const TokenHeader = "Openinspect-Sandbox-Token"
 
-// Access is what one sandbox token stands for.
+// Access is what one sandbox token stands for. A sandbox that has no session yet,
+// because it prepares an image or waits for one, has no Branch: it may read its
+// repository and use the egress proxy, and neither push nor ask a model.
 type Access struct {
-	Session       string // the session's id
+	Session       string // the session's id; without one, the sandbox's own name
 	Repository    string // "owner/name", as the code host spells it
-	Branch        string // short name of the only branch the session may push
+	Branch        string // short name of the only branch the session may push; may be empty
 	DefaultBranch string // short name of the branch it may never push
 }
 

@@ -33,12 +33,17 @@ func (t tokens) Authenticate(_ context.Context, token string) (Access, error) {
 
 var access = Access{Session: "s1", Repository: "acme/greeter", Branch: "inspect/s1", DefaultBranch: "main"}
 
+// waitingToken is of a sandbox that works for no session.
+const waitingToken = "sandbox-token-waiting"
+
+var waiting = Access{Session: "waiting-1", Repository: "acme/greeter", DefaultBranch: "main"}
+
 var quiet = slog.New(slog.DiscardHandler)
 
-// serveDoors serves what is configured, for the token sandboxToken.
+// serveDoors serves what is configured, for sandboxToken and waitingToken.
 func serveDoors(t testing.TB, c Config) string {
 	t.Helper()
-	c.Auth, c.Log = tokens{sandboxToken: access}, quiet
+	c.Auth, c.Log = tokens{sandboxToken: access, waitingToken: waiting}, quiet
 	server := httptest.NewServer(New(c))
 	t.Cleanup(server.Close)
 	return server.URL

@@ -299,9 +299,11 @@ func TestTheDefaultBranchIsRefusedEvenWhenItIsTheSessions(t *testing.T) {
 	if reasons := p.forbidden(Access{Branch: "main", DefaultBranch: "main"}); len(reasons) != 1 {
 		t.Errorf("reasons %v", reasons)
 	}
-	p.commands[0].ref = "refs/heads/"
-	if reasons := p.forbidden(Access{DefaultBranch: "main"}); len(reasons) != 1 {
-		t.Errorf("a session without a branch: %v", reasons)
+	for _, ref := range []string{"refs/heads/", "refs/heads/inspect/s1", "refs/heads/inspect/"} {
+		p.commands[0].ref = ref
+		if reasons := p.forbidden(waiting); !strings.Contains(reasons[ref], "works for no session") {
+			t.Errorf("a sandbox without a session pushes %s: %v", ref, reasons)
+		}
 	}
 }
 

@@ -162,6 +162,10 @@ func (m *Model) serve(w http.ResponseWriter, r *http.Request, a Access) {
 		return
 	}
 	c.access = a
+	if a.Branch == "" {
+		m.refuse(w, r, http.StatusForbidden, "this sandbox works for no session, so it may ask no model")
+		return
+	}
 	ctx, cancel := context.WithTimeout(r.Context(), m.c.Total)
 	defer cancel()
 	if c.endpoint.replies && m.c.Observed != nil {

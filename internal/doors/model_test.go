@@ -225,6 +225,18 @@ func TestOnlyListedPathsAndProvidersAreForwarded(t *testing.T) {
 	}
 }
 
+func TestASandboxWithoutASessionAsksNoModel(t *testing.T) {
+	t.Parallel()
+	d := newModelDoor(t, nil)
+	res, body := send(t, sandboxClient(waitingToken), "POST", d.url+"/model/openai/v1/chat/completions", chat("house-model", false))
+	if res.StatusCode != http.StatusForbidden || !strings.Contains(body, "works for no session") {
+		t.Errorf("%d %s", res.StatusCode, body)
+	}
+	if n := len(d.provider.Requests()); n != 0 {
+		t.Errorf("the provider was asked %d times", n)
+	}
+}
+
 func TestAProvidersRefusalIsPassedOnWithoutTheKeyAndWithAShortWait(t *testing.T) {
 	t.Parallel()
 	d := newModelDoor(t, nil)

@@ -127,9 +127,11 @@ func (p *pushRequest) forbidden(a Access) map[string]string {
 	reasons := map[string]string{}
 	for _, c := range p.commands {
 		switch {
+		case a.Branch == "":
+			reasons[c.ref] = "this sandbox works for no session, so it may push nothing"
 		case c.ref == "refs/heads/"+a.DefaultBranch:
 			reasons[c.ref] = fmt.Sprintf("this session may not push %s; push %s and open a pull request", c.ref, own)
-		case c.ref != own || a.Branch == "":
+		case c.ref != own:
 			reasons[c.ref] = "this session may only push " + own
 		case c.deletes():
 			reasons[c.ref] = "this session may not delete its branch"

@@ -66,7 +66,7 @@ func everything(ctx context.Context, p *Provider) error {
 	if err != nil {
 		return err
 	}
-	snapshot, err := b.Snapshot(ctx)
+	snapshot, err := b.Snapshot(ctx, 0)
 	if err != nil {
 		return err
 	}

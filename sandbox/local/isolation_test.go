@@ -294,7 +294,7 @@ func TestASnapshotCannotBeTrickedOutside(t *testing.T) {
 	sh(t, b, `cd $HOME; mkdir real; for i in $(seq 300); do mkdir d$i; done
 (while :; do mv d150 aside; ln -s "$1" d150; rm d150; mv aside d150; done) >/dev/null 2>&1 &`, outside)
 	for range 5 {
-		ref, err := b.Snapshot(t.Context())
+		ref, err := b.Snapshot(t.Context(), 0)
 		if err != nil {
 			t.Fatalf("taking a snapshot: %v", err)
 		}

@@ -118,8 +118,8 @@ func bearable(complaints string) bool {
 }
 
 // Snapshot implements sandbox.Box. The copy is of a filesystem in use: a file
-// that is written meanwhile may be copied half.
-func (b *box) Snapshot(ctx context.Context) (sandbox.Ref, error) {
+// that is written meanwhile may be copied half. It is kept until it is deleted.
+func (b *box) Snapshot(ctx context.Context, _ time.Duration) (sandbox.Ref, error) {
 	if !b.record.Keeper.alive() {
 		return "", b.p.gone(b.record.ID)
 	}

@@ -52,7 +52,7 @@ func unisolatedLife(ctx context.Context, p *Provider) error {
 		return err
 	}
 	for range 2 {
-		ref, err := b.Snapshot(ctx)
+		ref, err := b.Snapshot(ctx, 0)
 		if err != nil {
 			return err
 		}

@@ -171,7 +171,7 @@ func askDead(s *suite, how string, b sandbox.Box) {
 	s.want(how+": WriteFile", b.WriteFile(s.ctx, sandbox.Home+"/x", strings.NewReader("x")), sandbox.ErrGone)
 	_, _, err = b.URL(s.ctx, 8080)
 	s.want(how+": URL", err, sandbox.ErrGone)
-	_, err = b.Snapshot(s.ctx)
+	_, err = b.Snapshot(s.ctx, time.Hour)
 	s.want(how+": Snapshot", err, sandbox.ErrGone)
 	_, err = b.Park(s.ctx)
 	s.want(how+": Park", err, sandbox.ErrGone)

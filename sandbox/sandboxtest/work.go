@@ -226,7 +226,7 @@ func testSnapshot(t *testing.T, s *suite) {
 	b := s.start(s.spec())
 	s.sh(b, furnish)
 	want := s.sh(b, describe)
-	ref, err := b.Snapshot(s.ctx)
+	ref, err := b.Snapshot(s.ctx, time.Hour)
 	if err != nil {
 		t.Fatalf("taking a snapshot: %v", err)
 	}

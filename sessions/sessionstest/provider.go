@@ -239,7 +239,7 @@ func (b *Box) WriteFile(context.Context, string, io.Reader) error { return errNo
 func (b *Box) URL(context.Context, int) (string, http.Header, error) { return "", nil, errNoShell }
 
 // Snapshot implements sandbox.Box.
-func (b *Box) Snapshot(context.Context) (sandbox.Ref, error) { return b.save(), nil }
+func (b *Box) Snapshot(context.Context, time.Duration) (sandbox.Ref, error) { return b.save(), nil }
 
 func (b *Box) save() sandbox.Ref {
 	b.provider.mu.Lock()

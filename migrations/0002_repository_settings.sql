@@ -1,0 +1,1 @@
+-- What people set for a repository or for all: variables, secrets, resources, tools.

@@ -1,0 +1,1 @@
+-- What the agent's tools make: artifacts with their data, questions, child sessions.

@@ -1,0 +1,1 @@
+-- Repositories' images and their builds.

@@ -1,0 +1,1 @@
+-- Saved filesystems, what sandboxes cost, archived sessions.
