@@ -89,6 +89,21 @@ type Caps struct {
 	Name        string
 	MaxLifetime time.Duration // 0: no limit
 	Builds      bool          // Build works
+	CPU         float64       // cores of a box whose Spec says nothing; 0: as many as the machine has
+	MemMiB      int           // memory of a box whose Spec says nothing; 0: no limit
+	Price       Price
+}
+
+// Price is what a provider charges for what a box asks for, in US dollars,
+// whether the box uses it or not. The zero Price is that of one that charges nothing.
+type Price struct {
+	CoreSecond float64 // one core for one second
+	GiBSecond  float64 // one GiB of memory for one second
+}
+
+// Of returns what a box of so many cores and MiB costs in so long, in US dollars.
+func (p Price) Of(cores float64, memMiB int, life time.Duration) float64 {
+	return (p.CoreSecond*cores + p.GiBSecond*float64(memMiB)/1024) * life.Seconds()
 }
 
 // Provider starts boxes and keeps their saved filesystems.

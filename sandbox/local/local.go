@@ -197,7 +197,7 @@ func Listen(path string) (net.Listener, error) {
 
 // Caps implements sandbox.Provider.
 func (p *Provider) Caps() sandbox.Caps {
-	return sandbox.Caps{Name: "local", MaxLifetime: p.lifetime, Builds: true}
+	return sandbox.Caps{Name: "local", MaxLifetime: p.lifetime, Builds: true, MemMiB: p.memMiB}
 }
 
 // tidyEvery is how often Run looks for boxes that died by themselves.
