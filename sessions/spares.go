@@ -177,12 +177,13 @@ func (t *tx) giveUpSpare(ctx context.Context) (bool, error) {
 	return true, t.endSpare(ctx, id, spareEnded, "a session needed the room")
 }
 
-// Interest is a sign that somebody may soon ask for something. The first field
-// that is set counts.
+// Interest is a sign that somebody may soon ask for something: in a session, or
+// else on a repository, which the fields tell in this order.
 type Interest struct {
-	Session       string // in this session
-	Repository    string // on this repository, owner/name
-	Team, Channel string // in this Slack channel
+	Session       string
+	Repository    string // owner/name
+	Text          string // what is being written, which may name one
+	Team, Channel string // of Slack: what is asked there is about the same one as a rule
 }
 
 // Interest makes ready what a request that may come would need: the session's own
@@ -192,21 +193,44 @@ func (e *Engine) Interest(ctx context.Context, i Interest) error {
 	if e.cfg.MaxSpares <= 0 {
 		return nil
 	}
-	repository := i.Repository
-	switch {
-	case i.Session != "":
+	if i.Session != "" {
 		return e.wantSandbox(ctx, i.Session)
-	case repository != "":
-	case i.Channel != "":
-		err := e.db.GetContext(ctx, &repository, `
-			select coalesce((select repository from channel_repositories where team = $1 and channel = $2),
-				(select repository from sessions where team = $1 and channel = $2 and repository is not null order by created_at desc limit 1),
-				(select min(name) from repositories where active having count(*) = 1), '')`, i.Team, i.Channel)
-		if err != nil {
-			return fmt.Errorf("guessing the repository of channel %s: %w", i.Channel, err)
+	}
+	repository := i.Repository
+	if repository == "" {
+		var err error
+		if repository, err = e.guessRepository(ctx, i); err != nil {
+			return err
 		}
 	}
 	return e.wantSpare(ctx, repository, causeInterest, interestLasts, 1)
+}
+
+// guessRepository is the repository that a request would most likely be about, or
+// "" if there is nothing to go by.
+func (e *Engine) guessRepository(ctx context.Context, i Interest) (string, error) {
+	all, err := e.Repositories(ctx)
+	if err != nil {
+		return "", err
+	}
+	if len(all) == 1 {
+		return all[0].Name, nil
+	}
+	if found, _ := namedRepositories(i.Text, all); len(found) == 1 {
+		return found[0].Name, nil
+	}
+	if i.Channel == "" {
+		return "", nil
+	}
+	var name string
+	err = e.db.GetContext(ctx, &name, `
+		select coalesce((select repository from channel_repositories where team = $1 and channel = $2),
+			(select repository from sessions where team = $1 and channel = $2 and repository is not null order by created_at desc limit 1),
+			'')`, i.Team, i.Channel)
+	if err != nil {
+		return "", fmt.Errorf("guessing the repository of channel %s: %w", i.Channel, err)
+	}
+	return name, nil
 }
 
 // wantSandbox has the session's sandbox started although no prompt waits.

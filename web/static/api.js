@@ -31,6 +31,17 @@ async function call(method, url, body, key) {
 export const post = (url, body, key) => call('POST', url, body, key);
 export const remove = (url) => call('DELETE', url);
 
+// interest tells the server, now and then, that somebody writes something, so that
+// it makes ready what the request will need. Nobody has to hear of a failure.
+export function interest(text, what) {
+  let again = 0;
+  return () => {
+    if (text.value.trim().length < 3 || Date.now() < again) return;
+    again = Date.now() + 30000;
+    post('/api/interest', what()).catch(() => {});
+  };
+}
+
 // trouble shows a sentence in a form, or hides it.
 export function trouble(form, text) {
   const p = form.querySelector('.form-error');

@@ -1,6 +1,6 @@
 // What every page does: forms that post JSON, times in the reader's own zone,
 // and, on a session's page, the live transcript.
-import { mint, post, trouble } from './api.js';
+import { interest, mint, post, trouble } from './api.js';
 import { localTimes } from './times.js';
 import { startSession } from './session.js';
 
@@ -14,6 +14,13 @@ function newSessionForm(form) {
       e.preventDefault();
       form.requestSubmit();
     }
+  });
+  const interested = () => interest(text, () => ({ text: text.value, repository: form.elements.repository.value }));
+  let writes = interested();
+  text.addEventListener('input', () => writes());
+  form.elements.repository.addEventListener('change', () => { // another one is meant: say so at once
+    writes = interested();
+    writes();
   });
   // One key per text: sending the same text again after an error that hid the
   // answer begins one session, not two.
