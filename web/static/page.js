@@ -15,13 +15,9 @@ function newSessionForm(form) {
       form.requestSubmit();
     }
   });
-  const interested = () => interest(text, () => ({ text: text.value, repository: form.elements.repository.value }));
-  let writes = interested();
-  text.addEventListener('input', () => writes());
-  form.elements.repository.addEventListener('change', () => { // another one is meant: say so at once
-    writes = interested();
-    writes();
-  });
+  const writes = interest(text, () => ({ text: text.value, repository: form.elements.repository.value }));
+  text.addEventListener('input', writes);
+  form.elements.repository.addEventListener('change', writes);
   // One key per text: sending the same text again after an error that hid the
   // answer begins one session, not two.
   let key = mint();
