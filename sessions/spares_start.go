@@ -86,11 +86,7 @@ func (e *Engine) startSpare(ctx context.Context, c spareClaim) {
 		defer close(kept)
 		e.keepSpareClaim(held, c)
 	}()
-	err := e.endSpareBoxes(ctx, c.ID) // of an earlier try
-	var box sandbox.Box
-	if err == nil {
-		box, err = e.cfg.Provider.Start(ctx, e.spareBox(c))
-	}
+	box, err := e.cfg.Provider.Start(ctx, e.spareBox(c))
 	lose()
 	<-kept
 	if err == nil {
@@ -140,21 +136,4 @@ func (e *Engine) recordSpare(ctx context.Context, c spareClaim, box sandbox.Box)
 		}
 	}
 	return box.Kill(ctx)
-}
-
-// endSpareBoxes ends the boxes of a spare.
-func (e *Engine) endSpareBoxes(ctx context.Context, id string) error {
-	for info, err := range e.cfg.Provider.List(ctx, map[string]string{tagSpare: id}) {
-		if err != nil {
-			return fmt.Errorf("looking for the box of spare sandbox %s: %w", id, err)
-		}
-		box, err := e.cfg.Provider.Attach(ctx, info.ID)
-		if err == nil {
-			err = box.Kill(ctx)
-		}
-		if err != nil && !errors.Is(err, sandbox.ErrGone) {
-			return fmt.Errorf("ending the box of spare sandbox %s: %w", id, err)
-		}
-	}
-	return nil
 }

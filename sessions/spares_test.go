@@ -107,9 +107,9 @@ func TestOneSpareGoesToOneSession(t *testing.T) {
 func TestASpareThatIsStillStartingIsWaitedFor(t *testing.T) {
 	t.Parallel()
 	w := sessionstest.New(t)
-	starting, proceed := make(chan struct{}), make(chan struct{})
+	starting, proceed := make(chan struct{}, 10), make(chan struct{})
 	w.Provider.Starting = func(context.Context, sandbox.Spec) {
-		close(starting)
+		starting <- struct{}{}
 		<-proceed
 	}
 	e := w.Engine(withSpares)
@@ -247,6 +247,10 @@ func TestInterestInAParkedSessionRestoresItBeforeAnybodyAsks(t *testing.T) {
 	}
 	sessionstest.Eventually(t, "it is restored", func() bool { return len(w.Provider.Specs()) == 2 })
 	sessionstest.Eventually(t, "it is parked again, as nobody asks", parked)
+	var wanted int
+	if err := w.DB.Get(&wanted, `select count(*) from sandboxes where wanted_until is not null`); err != nil || wanted != 0 {
+		t.Errorf("%d sandboxes are wanted still (%v)", wanted, err)
+	}
 	if n := len(w.Provider.Specs()); n != 2 {
 		t.Errorf("%d sandboxes were started after one sign of interest", n)
 	}
