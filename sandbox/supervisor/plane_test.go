@@ -42,6 +42,7 @@ func TestMain(m *testing.M) {
 type boxConfig struct {
 	Control, Token, Home, Workspace, OpenCode string
 	Patience                                  time.Duration
+	Prepare                                   *sandbox.Preparation // prepare an image instead
 }
 
 func superviseForTest(raw string) int {
@@ -51,12 +52,22 @@ func superviseForTest(raw string) int {
 		return 2
 	}
 	os.Unsetenv("SUPERVISOR_UNDER_TEST")
-	err := Run(context.Background(), Config{
+	config := Config{
 		Control: c.Control, Token: c.Token, Home: c.Home, Workspace: c.Workspace,
 		OpenCode: c.OpenCode, Gateway: "127.0.0.1:0",
 		Patience: c.Patience,
 		Log:      slog.New(slog.NewTextHandler(os.Stderr, nil)),
-	})
+	}
+	var err error
+	if c.Prepare != nil {
+		var did sandbox.Prepared
+		if did, err = Prepare(context.Background(), config, *c.Prepare, os.Stderr); err != nil {
+			did.Error = err.Error()
+		}
+		err = json.NewEncoder(os.Stdout).Encode(did)
+	} else {
+		err = Run(context.Background(), config)
+	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
@@ -466,6 +477,8 @@ type box struct {
 	cmd    *exec.Cmd
 	done   chan struct{}
 	err    error
+	stdout bytes.Buffer
+	stderr *tailWriter
 }
 
 // newBox prepares a box that talks to the plane.
@@ -505,7 +518,8 @@ func (b *box) start() {
 	b.cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "SUPERVISOR_UNDER_TEST=" + string(raw),
 		sandbox.EnvToken + "=" + testToken, "TMPDIR=" + b.tmp}
 	log := &tailWriter{}
-	b.cmd.Stderr = log
+	b.cmd.Stderr, b.stderr = log, log
+	b.cmd.Stdout = &b.stdout
 	b.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	if err := b.cmd.Start(); err != nil {
 		b.t.Fatal(err)

@@ -136,6 +136,22 @@ func Run(ctx context.Context, cfg Config) error {
 }
 
 func newSupervisor(cfg Config) (*supervisor, error) {
+	s, err := newBase(cfg)
+	if err != nil {
+		return nil, err
+	}
+	s.usage = &usage{family: s.family, dirs: []string{cfg.Home, cfg.Workspace}}
+	s.bridge, err = sandbox.NewBridge(sandbox.BridgeConfig{
+		Control: cfg.Control, Token: cfg.Token, Boot: s.boot,
+		SpoolDir: filepath.Join(s.state, "spool"), Patience: cfg.Patience, Log: cfg.Log,
+		Heartbeat: s.heartbeat,
+	})
+	return s, err
+}
+
+// newBase makes a supervisor without a bridge: its folder, its family of
+// processes and the gateway.
+func newBase(cfg Config) (*supervisor, error) {
 	// Processes of the agent run as the same user: without this they could read
 	// the token in /proc/<pid>/environ of the supervisor.
 	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
@@ -155,15 +171,6 @@ func newSupervisor(cfg Config) (*supervisor, error) {
 		return nil, fmt.Errorf("making the supervisor's folder: %w", err)
 	}
 	if s.family, err = newFamily(cfg.Log); err != nil {
-		return nil, err
-	}
-	s.usage = &usage{family: s.family, dirs: []string{cfg.Home, cfg.Workspace}}
-	s.bridge, err = sandbox.NewBridge(sandbox.BridgeConfig{
-		Control: cfg.Control, Token: cfg.Token, Boot: s.boot,
-		SpoolDir: filepath.Join(s.state, "spool"), Patience: cfg.Patience, Log: cfg.Log,
-		Heartbeat: s.heartbeat,
-	})
-	if err != nil {
 		return nil, err
 	}
 	if s.gateway, err = newGateway(control, cfg.Token, s.toolKey, cfg.Gateway, cfg.Log); err != nil {
