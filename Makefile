@@ -3,7 +3,7 @@
 # check  format, vet, staticcheck, layers, dead code, README's tables
 # bench  the benchmarks, with a table at the end
 # Each does all its own set-up.
-.PHONY: run test check bench build readme pictures
+.PHONY: run test check bench build dockerfile readme pictures
 
 GO ?= go
 export CGO_ENABLED ?= 0
@@ -31,12 +31,16 @@ check:
 	$(GO) vet ./...
 	$(GO) tool staticcheck ./...
 	@dead=$$($(GO) tool deadcode -test ./...); [ -z "$$dead" ] || { echo "dead code:"; echo "$$dead"; exit 1; }
-	$(GO) test -run 'TestPackagesImportOnlyWhatTheDesignAllows|TestReadme' .
+	$(GO) test -run 'TestPackagesImportOnlyWhatTheDesignAllows|TestReadme|TestTheDockerfile' . ./sandbox/image
 	@echo "check: ok"
 
 bench:
 	@scripts/setup test
 	@scripts/bench
+
+# dockerfile writes sandbox/image/Dockerfile, of the base image of sandboxes.
+dockerfile:
+	@$(GO) test -count=1 -run TestTheDockerfile ./sandbox/image -update
 
 # readme writes the tables, pictures the screenshots, that README shows.
 readme: build

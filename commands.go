@@ -66,7 +66,8 @@ func migrateCommand(ctx context.Context, _ []string, stdout, stderr io.Writer) e
 }
 
 // doctorCommand is `openinspect doctor`: it checks each credential against its
-// remote and says what is missing. It fails if anything is.
+// remote and says what is missing. It fails if anything is, but for tools that
+// only some repositories need.
 func doctorCommand(ctx context.Context, _ []string, stdout, stderr io.Writer) error {
 	cfg, err := loadConfig(os.Environ())
 	if err != nil {
@@ -78,6 +79,12 @@ func doctorCommand(ctx context.Context, _ []string, stdout, stderr io.Writer) er
 		ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 		detail, err := c.check(ctx)
 		cancel()
+		if missing, warns := errors.AsType[toolsMissing](err); warns {
+			for _, sentence := range missing {
+				fmt.Fprintf(stdout, "! %-16s %s\n", c.name, sentence)
+			}
+			continue
+		}
 		if err != nil {
 			wrong++
 			fmt.Fprintf(stdout, "✗ %-16s %v\n", c.name, err)

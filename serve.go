@@ -26,6 +26,7 @@ import (
 	"openinspect/internal/seal"
 	"openinspect/migrations"
 	"openinspect/sandbox"
+	"openinspect/sandbox/image"
 	"openinspect/sandbox/local"
 	"openinspect/sessions"
 	"openinspect/web"
@@ -115,6 +116,9 @@ func (c *control) openDatabase(ctx context.Context) (err error) {
 	return migrations.Up(ctx, c.db.DB)
 }
 
+// imageBuilds is how many images this process builds at once.
+const imageBuilds = 1
+
 // openProvider makes the provider of sandboxes.
 func (c *control) openProvider(ctx context.Context) error {
 	opencode := c.cfg.OpenCodePath
@@ -132,7 +136,7 @@ func (c *control) openProvider(ctx context.Context) error {
 	c.provider, err = local.New(ctx, local.Options{
 		Dir: filepath.Join(dir, "sandboxes"), Control: c.socket, Binary: selfPath(),
 		Tools:    map[string]string{sandbox.Tools + "/opencode": opencode},
-		MaxBoxes: c.cfg.MaxSandboxes, Unisolated: c.cfg.LocalUnisolated == "yes", Log: c.log,
+		MaxBoxes: c.cfg.MaxSandboxes + imageBuilds, Unisolated: c.cfg.LocalUnisolated == "yes", Log: c.log,
 	})
 	return err
 }
@@ -153,9 +157,18 @@ func (c *control) buildEngine(ctx context.Context, key *seal.Key, route modelRou
 		PromptTimeout: cfg.PromptTimeout, SetupTimeout: cfg.SetupTimeout, ModelSilence: cfg.ModelSilence, BootTimeout: cfg.BootTimeout,
 		ParkAfter: cfg.ParkAfter, MaxQueue: cfg.MaxQueue, MaxSandboxes: cfg.MaxSandboxes,
 		MaxSpares: cfg.MaxSpares, PoolSize: cfg.PoolSize, SpareDayUSD: cfg.SpareDayBudget,
+		ImageBuilds: c.imageBuilds(), ImageRecipe: image.Base().Version(),
 		SessionBudgetUSD: cfg.SessionBudget, PersonDayBudgetUSD: cfg.PersonDayBudget, DayBudgetUSD: cfg.DayBudget,
 	})
 	return err
+}
+
+// imageBuilds is as the engine wants it: an unisolated box is the only one at a time.
+func (c *control) imageBuilds() int {
+	if c.cfg.LocalUnisolated == "yes" {
+		return -1
+	}
+	return imageBuilds
 }
 
 // buildSurfaces makes the bot, the pages, the doors and their listeners.
@@ -284,7 +297,11 @@ func (c *control) endSandboxes() error {
 			return fmt.Errorf("looking for sandboxes to end: %w", err)
 		}
 		box, err := c.provider.Attach(ctx, info.ID)
-		if err == nil {
+		switch {
+		case err != nil:
+		case info.Tags[sessions.TagBuild] != "": // nobody continues it
+			err = box.Kill(ctx)
+		default:
 			_, err = box.Park(ctx)
 		}
 		if err != nil && !errors.Is(err, sandbox.ErrGone) {

@@ -42,7 +42,7 @@ const (
 
 // Tags by which a build's box is found again.
 const (
-	tagBuild      = "build"
+	TagBuild      = "build" // a build's box has it, and no other
 	tagBuildEpoch = "build-epoch"
 )
 

@@ -231,7 +231,7 @@ func (e *Engine) buildBox(b build) sandbox.Spec {
 	}
 	return sandbox.Spec{
 		Name: fmt.Sprintf("image-%s-%d", b.ID, b.Epoch), Command: []string{"sleep", "infinity"}, Lifetime: life,
-		Tags: map[string]string{tagBuild: b.ID, tagBuildEpoch: strconv.FormatInt(b.Epoch, 10)},
+		Tags: map[string]string{TagBuild: b.ID, tagBuildEpoch: strconv.FormatInt(b.Epoch, 10)},
 	}
 }
 
@@ -246,7 +246,7 @@ func (e *Engine) endBuildBox(ctx context.Context, b build, box sandbox.Box) {
 
 // endBuildBoxes ends all boxes of a build that earlier builders left.
 func (e *Engine) endBuildBoxes(ctx context.Context, id string) error {
-	for info, err := range e.cfg.Provider.List(ctx, map[string]string{tagBuild: id}) {
+	for info, err := range e.cfg.Provider.List(ctx, map[string]string{TagBuild: id}) {
 		if err != nil {
 			return fmt.Errorf("looking for boxes of the build %s: %w", id, err)
 		}

@@ -404,7 +404,7 @@ func (e *Engine) orphaned(ctx context.Context, info sandbox.Info) (bool, error) 
 	var err error
 	if epoch, cause := strconv.ParseInt(info.Tags[tagBuildEpoch], 10, 64); cause == nil {
 		err = e.db.GetContext(ctx, &orphan, `select exists (select from images where id = $1
-			and (epoch > $2 or state not in ('building', 'saving')))`, info.Tags[tagBuild], epoch)
+			and (epoch > $2 or state not in ('building', 'saving')))`, info.Tags[TagBuild], epoch)
 	} else if generation, cause := strconv.ParseInt(info.Tags[tagEpoch], 10, 64); cause == nil {
 		err = e.db.GetContext(ctx, &orphan, `select exists (select from sandboxes where session_id = $1
 			and (generation > $2 or state in ('none', 'parked', 'lost', 'failed')))`, info.Tags[tagSession], generation)
