@@ -11,8 +11,6 @@ import (
 	"path/filepath"
 	"time"
 
-	"golang.org/x/sync/errgroup"
-
 	"openinspect/sandbox"
 )
 
@@ -20,39 +18,66 @@ import (
 // which one: it holds the script's checksum.
 const setupMark = "setup-done"
 
-// bootUp prepares everything that prompts need. OpenCode starts while the
-// repository is prepared: it looks at the working tree only when a session asks.
-func (s *supervisor) bootUp(ctx context.Context) error {
+// bootUp prepares everything that prompts need, and opens the gate or says why it
+// stays shut. OpenCode starts while the repository is prepared: it looks at the
+// working tree only when a session asks. It returns when prompts can run, or never
+// will: a checkout that is there already is brought up to date meanwhile. The boot
+// is given up if the box shall end.
+func (s *supervisor) bootUp(ctx context.Context) {
+	ctx, cancel := context.WithCancel(ctx)
+	s.family.tasks.Go(func() {
+		select {
+		case <-s.parking:
+		case <-ctx.Done():
+		}
+		cancel()
+	})
 	if err := s.prepare(); err != nil {
+		s.openGate(ctx, err)
+		return
+	}
+	spare := s.welcome.Session == ""
+	early := !spare && s.repo.exists()
+	synced := make(chan error, 1)
+	s.gate.syncing.Go(func() {
+		err := s.bringUpToDate(ctx)
+		synced <- err
+		if early {
+			s.openGate(ctx, err)
+		}
+	})
+	err := s.phase(sandbox.PhaseAgent, func() (string, error) {
+		if err := s.restoreConversation(); err != nil {
+			return "", err
+		}
+		return "", s.startAgent(ctx)
+	})
+	if err == nil && !early {
+		err = <-synced
+	}
+	if err == nil && spare {
+		err = s.waitForSession(ctx)
+	}
+	if err == nil {
+		err = s.phase(sandbox.PhaseReady, func() (string, error) { return "", s.openSession(ctx) })
+	}
+	if err != nil {
+		cancel()
+	}
+	if err != nil || !early {
+		s.openGate(ctx, err)
+	}
+}
+
+// bringUpToDate has the checkout ready to be changed.
+func (s *supervisor) bringUpToDate(ctx context.Context) error {
+	if err := s.phase(sandbox.PhaseSync, func() (string, error) { return "", s.sync(ctx) }); err != nil {
 		return err
 	}
-	g, together := errgroup.WithContext(ctx)
-	g.Go(func() error {
-		return s.phase(sandbox.PhaseAgent, func() (string, error) {
-			if err := s.restoreConversation(); err != nil {
-				return "", err
-			}
-			return "", s.startAgent(ctx)
-		})
-	})
-	g.Go(func() error {
-		if err := s.phase(sandbox.PhaseSync, func() (string, error) { return "", s.sync(together) }); err != nil {
-			return err
-		}
-		if err := s.hook(together, sandbox.PhaseSetup, "setup.sh"); err != nil {
-			return err
-		}
-		return s.hook(together, sandbox.PhaseStart, "start.sh")
-	})
-	if err := g.Wait(); err != nil {
+	if err := s.hook(ctx, sandbox.PhaseSetup, "setup.sh"); err != nil {
 		return err
 	}
-	if s.welcome.Session == "" {
-		if err := s.waitForSession(ctx); err != nil {
-			return err
-		}
-	}
-	return s.phase(sandbox.PhaseReady, func() (string, error) { return "", s.openSession(ctx) })
+	return s.hook(ctx, sandbox.PhaseStart, "start.sh")
 }
 
 // phase reports a step of the boot with its time and, if it failed, its log.
@@ -81,10 +106,10 @@ func (s *supervisor) prepare() error {
 	if err := s.identity.setAuthor(bot); err != nil {
 		return fmt.Errorf("writing the author: %w", err)
 	}
-	if err := prepareConfig(s.cfg.Home); err != nil {
+	gateway := s.gateway.url()
+	if err := prepareConfig(s.cfg.Home, gateway); err != nil {
 		return fmt.Errorf("preparing OpenCode's configuration: %w", err)
 	}
-	gateway := s.gateway.url()
 	env := agentEnv(s.cfg.Environ, s.cfg.Home, gateway, s.identity.env(gateway, w.RemoteURL, w.Repository))
 	dir := filepath.Join(s.cfg.Workspace, path.Base(w.Repository))
 	s.repo = &repository{

@@ -107,6 +107,10 @@ type plane struct {
 	asked   string          // the newest request to the model
 
 	requests int // to the model
+
+	held   chan struct{} // git requests wait until it is closed
+	waits  int           // git requests that came to wait
+	denied bool          // and are then refused
 }
 
 // newPlane starts one; each script is as package model describes them.
@@ -160,7 +164,11 @@ func (p *plane) doors() http.Handler {
 	git := gitServer(filepath.Join(p.dir, "remotes"))
 	mux.HandleFunc("/git/", func(w http.ResponseWriter, r *http.Request) {
 		p.saw(r)
-		git.ServeHTTP(w, r)
+		if p.passes(r) {
+			git.ServeHTTP(w, r)
+			return
+		}
+		http.Error(w, "the repository is not for you", http.StatusForbidden)
 	})
 	mux.HandleFunc("/model/", func(w http.ResponseWriter, r *http.Request) {
 		p.saw(r)
@@ -216,6 +224,44 @@ func (p *plane) modelRequests() int {
 }
 
 func itoa(n int) string { return strconv.Itoa(n) }
+
+// holdGit has git's requests wait until release.
+func (p *plane) holdGit() (release func(denied bool)) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	held := make(chan struct{})
+	p.held = held
+	release = func(denied bool) {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		if p.held != nil {
+			close(held)
+			p.held, p.denied = nil, denied
+		}
+	}
+	p.t.Cleanup(func() { release(true) })
+	return release
+}
+
+// passes waits where git's requests are held, and says whether one may go on.
+func (p *plane) passes(r *http.Request) bool {
+	p.mu.Lock()
+	held := p.held
+	if held != nil {
+		p.waits++
+		p.notify()
+	}
+	p.mu.Unlock()
+	if held != nil {
+		select {
+		case <-held:
+		case <-r.Context().Done():
+		}
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return !p.denied
+}
 
 func (p *plane) saw(r *http.Request) {
 	p.mu.Lock()

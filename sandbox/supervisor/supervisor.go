@@ -94,8 +94,9 @@ type supervisor struct {
 	queue      []*turn // oldest first; the first one may be running
 	running    *turn
 
+	gate gate
+
 	// Set by the boot, and then used by the goroutine that runs prompts.
-	bootErr  error // why prompts cannot run
 	repo     *repository
 	identity *identity
 	settings agentSettings
@@ -165,7 +166,7 @@ func newBase(cfg Config) (*supervisor, error) {
 		cfg: cfg, control: control, boot: newID("boot-"), toolKey: newID(""),
 		state:    filepath.Join(cfg.Home, ".openinspect"),
 		welcomed: make(chan struct{}), assigned: make(chan struct{}), parking: make(chan struct{}),
-		wake: make(chan struct{}, 1),
+		wake: make(chan struct{}, 1), gate: gate{opened: make(chan struct{})},
 	}
 	if err := os.MkdirAll(s.state, 0o700); err != nil {
 		return nil, fmt.Errorf("making the supervisor's folder: %w", err)
@@ -176,7 +177,7 @@ func newBase(cfg Config) (*supervisor, error) {
 	if s.gateway, err = newGateway(control, cfg.Token, s.toolKey, cfg.Gateway, cfg.Log); err != nil {
 		return nil, err
 	}
-	s.gateway.tools = s.newTools()
+	s.gateway.tools, s.gateway.gate = s.newTools(), &s.gate
 	return s, nil
 }
 
@@ -195,9 +196,9 @@ func (s *supervisor) work(ctx, lines context.Context) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	if s.bootErr = s.bootUnlessParked(ctx); s.bootErr != nil {
-		s.cfg.Log.Error("the boot failed", "err", s.bootErr)
-	}
+	defer s.gate.syncing.Wait()
+	defer cancel()
+	s.bootUp(ctx)
 	for {
 		select {
 		case <-ctx.Done():
@@ -213,20 +214,6 @@ func (s *supervisor) work(ctx, lines context.Context) error {
 			}
 		}
 	}
-}
-
-// bootUnlessParked boots, and gives up if the box shall end meanwhile.
-func (s *supervisor) bootUnlessParked(ctx context.Context) error {
-	ctx, cancel := context.WithCancel(ctx)
-	s.family.tasks.Go(func() {
-		select {
-		case <-s.parking:
-			cancel()
-		case <-ctx.Done():
-		}
-	})
-	defer cancel()
-	return s.bootUp(ctx)
 }
 
 // next takes the oldest prompt that is still to be run. While the box parks
