@@ -102,11 +102,11 @@ func TestAPromptThatReadsFailsWithTheReasonWhenTheRepositoryCannotBeReached(t *t
 	b.start()
 	p.tool("p1", "write", "running")
 	release(true)
-	if end := p.settled("p1"); end.Outcome != sandbox.OutcomeFailed || !strings.Contains(end.Reason, "git fetch") {
+	if end := p.settled("p1"); end.Outcome != sandbox.OutcomeFailed || !strings.Contains(end.Reason, "Git fetch") {
 		t.Errorf("settled as %+v", end)
 	}
 	p.prompt("p2", "hello", "Bob")
-	if end := p.settled("p2"); end.Outcome != sandbox.OutcomeFailed || !strings.Contains(end.Reason, "git fetch") {
+	if end := p.settled("p2"); end.Outcome != sandbox.OutcomeFailed || !strings.Contains(end.Reason, "Git fetch") {
 		t.Errorf("the next prompt settled as %+v", end)
 	}
 	if _, err := os.Stat(filepath.Join(b.checkout(), "written.txt")); err == nil {
