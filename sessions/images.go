@@ -2,6 +2,7 @@ package sessions
 
 import (
 	"context"
+	"database/sql"
 	"errors"
 	"fmt"
 	"time"
@@ -233,8 +234,8 @@ type image struct {
 // from an image that failed, the next one does without. The session's sandbox is
 // locked.
 func (t *tx) imageFor(ctx context.Context, next candidate) (image, error) {
-	if next.Ref != "" || t.e.cfg.ImageBuilds < 0 {
-		return image{}, nil
+	if next.Ref != "" {
+		return image{}, nil // it continues a filesystem of its own
 	}
 	var last struct {
 		Repository string `db:"repository"`
@@ -253,6 +254,9 @@ func (t *tx) imageFor(ctx context.Context, next candidate) (image, error) {
 
 // newestImage finds the image of a repository. Where there is none, one is asked for.
 func (t *tx) newestImage(ctx context.Context, repository string) (image, error) {
+	if t.e.cfg.ImageBuilds < 0 {
+		return image{}, nil
+	}
 	var found image
 	err := t.GetContext(ctx, &found, `select id, ref from images where id = (`+newestImage+`) and image = 'ready' for share`,
 		repository, t.e.cfg.Provider.Caps().Name, seconds(sandbox.KeepImage-imageSpare))
@@ -269,18 +273,26 @@ func (t *tx) newestImage(ctx context.Context, repository string) (image, error) 
 // have any more: the next one takes another image, or begins with a clone.
 func (t *tx) startWithoutImage(ctx context.Context, c claim) error {
 	const reason = "The repository's image is gone: starting with a clone."
-	var repository string
-	err := t.GetContext(ctx, &repository, `update images set image = 'gone', ref = '' where id = $1 and image in ('ready', 'removing')
-		returning repository`, c.image.ID)
-	if err = notFound(err); err == nil {
-		err = t.askForImage(ctx, repository)
-	}
-	if ignoreNotFound(err) != nil {
-		return fmt.Errorf("noting that the image %s is gone: %w", c.image.ID, err)
+	if err := t.imageGone(ctx, c.image.ID); err != nil {
+		return err
 	}
 	if err := t.unclaim(ctx, c, SandboxLost, "", reason); err != nil {
 		return err
 	}
-	_, err = t.append(ctx, c.session, entry{kind: KindSandbox, body: BodySandbox{State: SandboxLost, Reason: reason}})
+	_, err := t.append(ctx, c.session, entry{kind: KindSandbox, body: BodySandbox{State: SandboxLost, Reason: reason}})
 	return err
+}
+
+// imageGone notes that the provider does not have an image any more.
+func (t *tx) imageGone(ctx context.Context, id string) error {
+	var repository string
+	err := t.GetContext(ctx, &repository, `update images set image = 'gone', ref = '' where id = $1 and image in ('ready', 'removing')
+		returning repository`, id)
+	if errors.Is(err, sql.ErrNoRows) {
+		return nil // somebody has noted it
+	}
+	if err != nil {
+		return fmt.Errorf("noting that the image %s is gone: %w", id, err)
+	}
+	return t.askForImage(ctx, repository)
 }

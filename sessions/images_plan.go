@@ -185,7 +185,8 @@ func (e *Engine) removeImage(ctx context.Context, i image) error {
 			return ignoreNotFound(notFound(err))
 		}
 		var used bool
-		err = t.GetContext(ctx, &used, `select exists (select from sandboxes where image = $1 and state = 'starting')`, i.ID)
+		err = t.GetContext(ctx, &used, `select exists (select from sandboxes where image = $1 and state = 'starting')
+			or exists (select from spares where ref = $2 and state = 'starting' and box = '' and ended_at is null)`, i.ID, string(i.Ref))
 		if err != nil || used {
 			return err
 		}
