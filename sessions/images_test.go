@@ -420,6 +420,12 @@ func TestABuildWhoseReplicaDiedIsBegunAgain(t *testing.T) {
 			t.Parallel()
 			w := sessionstest.New(t)
 			e := replicaWithImages(w)
+			w.Provider.Prepare = func(_ context.Context, _ *sessionstest.Box, c sandbox.Cmd) (int, error) {
+				if n := len(w.Provider.Boxes()); n != 1 {
+					t.Errorf("it is begun again beside %d other boxes", n-1)
+				}
+				return sessionstest.Prepared(c, sandbox.Prepared{Commit: sessionstest.FirstCommit})
+			}
 			id := ""
 			if left.box {
 				box, err := w.Provider.Start(bg, sandbox.Spec{Name: "image-b1-1", Tags: map[string]string{"build": "b1", "build-epoch": "1"}})
@@ -547,4 +553,44 @@ func TestBoxesOfBuildsThatHaveEndedAreEnded(t *testing.T) {
 	if _, err := w.Provider.Attach(bg, others.ID()); err != nil {
 		t.Errorf("somebody else's box: %v", err)
 	}
+}
+
+func TestAPromptThatReadsFailsWithItsSandboxWhenTheRepositoryCannotBeReached(t *testing.T) { // I3
+	t.Parallel()
+	w, e := gallery(t)
+	reading := make(chan struct{})
+	var reached atomic.Bool
+	w.Provider.Boot = func(ctx context.Context, b *sessionstest.Box) {
+		sessionstest.Ready(ctx, b)
+		if reached.Load() {
+			return
+		}
+		select {
+		case <-reading:
+			b.Bridge().Event(sandbox.KindPhase, "", sandbox.BodyPhase{Phase: sandbox.PhaseSync, State: "failed", Detail: "git fetch: 403"})
+		case <-ctx.Done():
+		}
+	}
+	w.Provider.Agent = func(ctx context.Context, b *sessionstest.Box, p sandbox.Prompt) {
+		if reached.Load() {
+			sessionstest.Answer(ctx, b, p)
+			return
+		}
+		close(reading)
+		<-ctx.Done()
+	}
+	w.Run(e)
+	acc := w.Ask(e, w.Person(e, "Alice").ID, "1.0", "acme/greeter: read")
+	next := w.Ask(e, acc.Session.CreatedBy, "1.0", "and then")
+	for _, id := range []string{acc.Prompt.ID, next.Prompt.ID} {
+		if p := ended(t, e, id); p.State != sessions.Failed || !strings.Contains(p.Reason, "could not be brought up to date: git fetch: 403") {
+			t.Errorf("%q ended as %s: %s", p.Text, p.State, p.Reason)
+		}
+	}
+	reached.Store(true)
+	last := w.Ask(e, acc.Session.CreatedBy, "1.0", "once more")
+	if p := ended(t, e, last.Prompt.ID); p.State != sessions.Completed {
+		t.Errorf("the request after it ended as %s: %s", p.State, p.Reason)
+	}
+	log(t, e, acc.Session.ID) // each prompt ended once
 }
