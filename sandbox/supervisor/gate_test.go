@@ -1,6 +1,7 @@
 package supervisor
 
 import (
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -136,4 +137,42 @@ func TestABoxParksInOrderWhileItsRepositoryIsBroughtUpToDate(t *testing.T) {
 	if b.err != nil {
 		t.Errorf("the parked supervisor ended with %v", b.err)
 	}
+}
+
+// holdGit has git's requests wait until release.
+func (p *plane) holdGit() (release func(denied bool)) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	held := make(chan struct{})
+	p.held = held
+	release = func(denied bool) {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		if p.held != nil {
+			close(held)
+			p.held, p.denied = nil, denied
+		}
+	}
+	p.t.Cleanup(func() { release(true) })
+	return release
+}
+
+// passes waits where git's requests are held, and says whether one may go on.
+func (p *plane) passes(r *http.Request) bool {
+	p.mu.Lock()
+	held := p.held
+	if held != nil {
+		p.waits++
+		p.notify()
+	}
+	p.mu.Unlock()
+	if held != nil {
+		select {
+		case <-held:
+		case <-r.Context().Done():
+		}
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return !p.denied
 }

@@ -225,44 +225,6 @@ func (p *plane) modelRequests() int {
 
 func itoa(n int) string { return strconv.Itoa(n) }
 
-// holdGit has git's requests wait until release.
-func (p *plane) holdGit() (release func(denied bool)) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	held := make(chan struct{})
-	p.held = held
-	release = func(denied bool) {
-		p.mu.Lock()
-		defer p.mu.Unlock()
-		if p.held != nil {
-			close(held)
-			p.held, p.denied = nil, denied
-		}
-	}
-	p.t.Cleanup(func() { release(true) })
-	return release
-}
-
-// passes waits where git's requests are held, and says whether one may go on.
-func (p *plane) passes(r *http.Request) bool {
-	p.mu.Lock()
-	held := p.held
-	if held != nil {
-		p.waits++
-		p.notify()
-	}
-	p.mu.Unlock()
-	if held != nil {
-		select {
-		case <-held:
-		case <-r.Context().Done():
-		}
-	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return !p.denied
-}
-
 func (p *plane) saw(r *http.Request) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
