@@ -43,5 +43,7 @@ create table image_checks (
     error      text not null default ''         -- why the code host did not say it
 );
 
+create index sessions_of_repository on sessions (repository, updated_at); -- is it in use?
+
 -- The image that a sandbox's last start began from; empty: none.
 alter table sandboxes add column image text not null default '';
