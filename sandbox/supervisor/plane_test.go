@@ -108,6 +108,8 @@ type plane struct {
 
 	requests int // to the model
 
+	egress http.HandlerFunc // what the egress proxy does; nil: it refuses
+
 	held   chan struct{} // git requests wait until it is closed
 	waits  int           // git requests that came to wait
 	denied bool          // and are then refused
@@ -189,6 +191,10 @@ func (p *plane) doors() http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.Method != http.MethodConnect && r.URL.Host == "" {
 			mux.ServeHTTP(w, r)
+			return
+		}
+		if p.egress != nil {
+			p.egress(w, r)
 			return
 		}
 		p.mu.Lock()
