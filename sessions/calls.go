@@ -6,16 +6,52 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"strings"
 	"time"
 
+	"github.com/google/uuid"
 	"golang.org/x/sync/errgroup"
 
 	"openinspect/sandbox"
 )
 
-// toolPullRequest is the agent's tool that opens a pull request.
-const toolPullRequest = "create_pull_request"
+// agentTool is one of the agent's tools, as the control plane does it. Exactly
+// one of its functions is set.
+type agentTool struct {
+	// perform does what was asked in the transaction that records the call, under
+	// the session's lock. It answers at once, or records the effect in the outbox
+	// and returns its key: then the effect's delivery answers (answerCall).
+	perform func(ctx context.Context, t *tx, c toolCall) (*toolResult, string, error)
+	// read answers without any effect, outside of a transaction. A lost connection
+	// may have it done again. A *Problem's sentence is for the agent.
+	read func(ctx context.Context, e *Engine, c toolCall) (toolResult, error)
+}
+
+// agentTools are all of them, by name. What the agent is told of them is in
+// sandbox/supervisor; each has a file of its own there and here.
+var agentTools = map[string]agentTool{
+	"create_pull_request": {perform: createPullRequest},
+}
+
+// toolCall is a call whose prompt runs in the boot that sent it.
+type toolCall struct {
+	id      string
+	boot    string
+	prompt  string
+	session Session
+	author  Person // whose prompt it is
+	args    json.RawMessage
+}
+
+// key names the call's effect in the outbox.
+func (c toolCall) key(kind string) string { return kind + ":" + c.session.ID + ":" + c.boot + ":" + c.id }
+
+// read takes the arguments apart.
+func (c toolCall) read(into any) *toolResult {
+	if err := json.Unmarshal(c.args, into); err != nil {
+		return refusal("The arguments cannot be read: " + err.Error() + ".")
+	}
+	return nil
+}
 
 // callsAtOnce bounds the calls of one sandbox that are worked on.
 const callsAtOnce = 8
@@ -39,6 +75,11 @@ func (a *actor) answerOne(ctx context.Context, c sandbox.Call) error {
 	wake := a.e.hub.listen(ctx, actorTopic(a.session))
 	if err := a.take(ctx, c); err != nil {
 		return err
+	}
+	if read := agentTools[c.Tool].read; read != nil {
+		if err := a.lookUp(ctx, c, read); err != nil {
+			return err
+		}
 	}
 	result, err := a.await(ctx, c, wake)
 	if err != nil {
@@ -79,6 +120,51 @@ func (a *actor) take(ctx context.Context, c sandbox.Call) error {
 	})
 }
 
+// lookUp answers a call that only reads, unless it was answered before.
+func (a *actor) lookUp(ctx context.Context, c sandbox.Call, read func(context.Context, *Engine, toolCall) (toolResult, error)) error {
+	var open struct {
+		Args   string    `db:"args"`
+		Author uuid.UUID `db:"author"`
+	}
+	err := a.e.db.GetContext(ctx, &open, `select c.args, p.author from calls c join prompts p on p.id = c.prompt_id
+		where c.session_id = $1 and c.boot = $2 and c.id = $3 and c.result is null`, a.session, a.boot, c.ID)
+	if errors.Is(err, sql.ErrNoRows) {
+		return nil
+	}
+	call := toolCall{id: c.ID, boot: a.boot, prompt: c.Prompt, args: json.RawMessage(open.Args)}
+	if err == nil {
+		call.session, err = a.e.Session(ctx, a.session)
+	}
+	if err == nil {
+		call.author, err = a.e.Person(ctx, open.Author)
+	}
+	if err != nil {
+		return fmt.Errorf("reading the call %s: %w", c.ID, err)
+	}
+	result, err := read(ctx, a.e, call)
+	if ctx.Err() != nil {
+		return ctx.Err() // the call is sent again
+	}
+	if err != nil {
+		result = a.e.failedRead(c.Tool, err)
+	}
+	return a.e.transact(ctx, func(t *tx) error {
+		if _, err := a.fence(ctx, t); err != nil {
+			return err
+		}
+		return t.noteCall(ctx, a.session, a.boot, c.ID, "", &result)
+	})
+}
+
+// failedRead is what the agent reads of something that could not be read.
+func (e *Engine) failedRead(tool string, err error) toolResult {
+	if p, ok := errors.AsType[*Problem](err); ok {
+		return toolResult{p.Text, true}
+	}
+	e.log.Warn("a tool of the agent could not read", "tool", tool, "err", e.scrub.text(err.Error()))
+	return toolResult{"That could not be read at the moment. Go on with something else and try once more later.", true}
+}
+
 // noteCall keeps what a call waits for, or its result.
 func (t *tx) noteCall(ctx context.Context, session, boot, id, key string, r *toolResult) error {
 	var text sql.NullString
@@ -100,39 +186,30 @@ type toolResult struct {
 	failed bool
 }
 
-// perform authorises a new call and records its effect under the outbox key, or
-// answers it at once.
+// refusal is a result that says what to do instead.
+func refusal(text string) *toolResult { return &toolResult{text, true} }
+
+// perform authorises a new call: its prompt has to run in this boot. Then the
+// tool's own function decides.
 func (a *actor) perform(ctx context.Context, t *tx, s Session, c sandbox.Call, args json.RawMessage) (*toolResult, string, error) {
-	if c.Tool != toolPullRequest {
-		return &toolResult{"There is no tool " + c.Tool + ".", true}, "", nil
+	tool, known := agentTools[c.Tool]
+	if !known {
+		return refusal("There is no tool " + c.Tool + "."), "", nil
 	}
 	var author Person
 	err := t.GetContext(ctx, &author, `select `+personColumns+` from people where id =
 		(select author from prompts where id = $1 and session_id = $2 and state = 'running' and boot = $3)`, c.Prompt, s.ID, a.boot)
 	if errors.Is(err, sql.ErrNoRows) {
-		return &toolResult{"That request has ended: nothing is opened for it any more.", true}, "", nil
+		return refusal("That request has ended: nothing is done for it any more."), "", nil
 	}
 	if err != nil {
 		return nil, "", fmt.Errorf("reading whose call it is: %w", err)
 	}
-	var asked struct {
-		Title string `json:"title"`
-		Body  string `json:"body"`
-		Draft bool   `json:"draft"`
+	if tool.perform == nil {
+		return nil, "", nil // it only reads
 	}
-	if err := json.Unmarshal(args, &asked); err != nil || strings.TrimSpace(asked.Title) == "" {
-		return &toolResult{"A pull request needs a title.", true}, "", nil
-	}
-	pr := NewPullRequest{Repository: s.Repository, Base: s.BaseBranch, Head: s.Branch(),
-		Title: shorten(strings.TrimSpace(asked.Title), longestTitle), Body: shorten(asked.Body, longestBody), Draft: asked.Draft}
-	return t.askPullRequest(ctx, s, c.Prompt, "pr:"+s.ID+":"+a.boot+":"+c.ID, author, pr)
+	return tool.perform(ctx, t, toolCall{id: c.ID, boot: a.boot, prompt: c.Prompt, session: s, author: author, args: args})
 }
-
-// GitHub's own limits for a pull request's title and body, in characters.
-const (
-	longestTitle = 256
-	longestBody  = 65_536
-)
 
 // shorten cuts text to at most n characters.
 func shorten(text string, n int) string {
@@ -164,8 +241,8 @@ func (a *actor) await(ctx context.Context, c sandbox.Call, wake <-chan struct{})
 		case <-ctx.Done():
 			return nil, ctx.Err()
 		case <-deadline.C:
-			return &sandbox.Result{ID: c.ID, Text: "GitHub does not answer at the moment. The pull request will be opened as soon as it does, " +
-				"and its link will be shown to people. Do not try again."}, nil
+			return &sandbox.Result{ID: c.ID, Text: "GitHub does not answer at the moment. What you asked for is done as soon as it does, " +
+				"and shown to people then. Do not try again."}, nil
 		case <-wake:
 		case <-poll.C:
 		}

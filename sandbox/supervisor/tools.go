@@ -13,17 +13,8 @@ import (
 
 // The agent's tools, served to OpenCode by MCP over the gateway. What they do
 // outside the box, the control plane does: it gets each call over the bridge.
-
-// pullRequestArgs are the arguments of create_pull_request.
-type pullRequestArgs struct {
-	Title string `json:"title" jsonschema:"the pull request's title, one line"`
-	Body  string `json:"body" jsonschema:"the description in Markdown: what changed and why, and how it was checked"`
-	Draft bool   `json:"draft,omitempty" jsonschema:"open it as a draft"`
-}
-
-const pullRequestHelp = "Commit and push all changes and open a pull request for them, as the person who asked. " +
-	"If one is open for this session already, it is updated. " +
-	"Use this instead of any command-line program: no other credential is in the sandbox."
+// Each tool has a file of its own, tool_NAME.go, with its arguments and what the
+// agent reads of it; its other half is in package sessions.
 
 // callTimeout is shorter than OpenCode's own patience with a tool, so that the
 // agent gets a sentence and not a broken connection.
@@ -32,36 +23,55 @@ const callTimeout = toolTimeout - 30*time.Second
 func (s *supervisor) newTools() http.Handler {
 	server := mcp.NewServer(&mcp.Implementation{Name: "openinspect", Version: "1"}, nil)
 	server.AddReceivingMiddleware(s.afterSync)
-	mcp.AddTool(server, &mcp.Tool{Name: "create_pull_request", Description: pullRequestHelp}, s.createPullRequest)
+	offer(s, server, "create_pull_request", createPullRequestHelp, offered[createPullRequestArgs]{before: (*supervisor).publish})
 	return mcp.NewStreamableHTTPHandler(func(*http.Request) *mcp.Server { return server }, nil)
 }
 
-// createPullRequest commits and pushes first, so that the pull request holds
-// everything that the agent did so far.
-func (s *supervisor) createPullRequest(ctx context.Context, _ *mcp.CallToolRequest, args pullRequestArgs) (*mcp.CallToolResult, any, error) {
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
-	defer cancel()
-	s.mu.Lock()
-	t := s.running
-	s.mu.Unlock()
-	if t == nil {
-		return toolText("No prompt is running, so there is nobody to open a pull request for.", true), nil, nil
-	}
-	if err := s.commit(ctx, t); err != nil {
-		return toolText("The changes could not be committed: "+err.Error(), true), nil, nil
-	}
-	if push := s.push(ctx, t); push.Error != "" {
-		return toolText(push.Error, true), nil, nil
-	}
+// offered is what the supervisor itself does for a tool with arguments A.
+type offered[A any] struct {
+	// before does what has to be done in the box first, and may change the
+	// arguments. A sentence says that it could not, and the call is not made.
+	before func(s *supervisor, ctx context.Context, t *turn, args *A) (refused string)
+	// after is told of a call that succeeded.
+	after func(t *turn)
+}
+
+// offer adds a tool to the server. Its calls are the control plane's.
+func offer[A any](s *supervisor, server *mcp.Server, name, help string, o offered[A]) {
+	mcp.AddTool(server, &mcp.Tool{Name: name, Description: help},
+		func(ctx context.Context, _ *mcp.CallToolRequest, args A) (*mcp.CallToolResult, any, error) {
+			ctx, cancel := context.WithTimeout(ctx, callTimeout)
+			defer cancel()
+			s.mu.Lock()
+			t := s.running
+			s.mu.Unlock()
+			if t == nil {
+				return toolText("No request is being worked on, so nothing is done.", true), nil, nil
+			}
+			if o.before != nil {
+				if refused := o.before(s, ctx, t, &args); refused != "" {
+					return toolText(refused, true), nil, nil
+				}
+			}
+			result := s.call(ctx, t, name, args)
+			if o.after != nil && !result.IsError {
+				o.after(t)
+			}
+			return result, nil, nil
+		})
+}
+
+// call asks the control plane.
+func (s *supervisor) call(ctx context.Context, t *turn, tool string, args any) *mcp.CallToolResult {
 	data, err := json.Marshal(args)
 	if err != nil {
-		return nil, nil, err
+		return toolText("The arguments cannot be passed on: "+err.Error(), true)
 	}
-	result, err := s.bridge.Call(ctx, sandbox.Call{ID: newID("call-"), Prompt: t.prompt.ID, Tool: "create_pull_request", Args: data})
+	result, err := s.bridge.Call(ctx, sandbox.Call{ID: newID("call-"), Prompt: t.prompt.ID, Tool: tool, Args: data})
 	if err != nil {
-		return toolText("The control plane did not answer. The branch is pushed; try again later. ("+err.Error()+")", true), nil, nil
+		return toolText("The control plane did not answer; try again later. ("+err.Error()+")", true)
 	}
-	return toolText(result.Text, result.Error), nil, nil
+	return toolText(result.Text, result.Error)
 }
 
 func toolText(text string, isError bool) *mcp.CallToolResult {

@@ -1,0 +1,27 @@
+package supervisor
+
+import "context"
+
+type createPullRequestArgs struct {
+	Title string `json:"title" jsonschema:"the pull request's title, one line"`
+	Body  string `json:"body" jsonschema:"the description in Markdown: what changed and why, and how it was checked"`
+	Draft bool   `json:"draft,omitempty" jsonschema:"open it as a draft"`
+}
+
+const createPullRequestHelp = "Commit and push all changes and open a pull request for them, as the person who asked. " +
+	"If one is open for this session already, it gets the new commits; use update_pull_request to change its words. " +
+	"Use this instead of any command-line program: no other credential is in the sandbox."
+
+// publish commits and pushes, so that a pull request holds everything that the
+// agent did so far.
+func (s *supervisor) publish(ctx context.Context, t *turn, _ *createPullRequestArgs) (refused string) {
+	return s.commitAndPush(ctx, t)
+}
+
+// commitAndPush returns a sentence if something stays behind.
+func (s *supervisor) commitAndPush(ctx context.Context, t *turn) (refused string) {
+	if err := s.commit(ctx, t); err != nil {
+		return "The changes could not be committed: " + err.Error()
+	}
+	return s.push(ctx, t).Error
+}
