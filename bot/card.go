@@ -73,6 +73,9 @@ func (v cardView) headline() (icon, state string) {
 		}
 		return "⚙️", "Working"
 	case sessions.Completed:
+		if v.Progress.asked {
+			return "❓", "Asked you something"
+		}
 		return "✅", "Done"
 	case sessions.Stopped:
 		return "⏹️", "Stopped"

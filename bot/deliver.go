@@ -211,7 +211,7 @@ func methodOf(it sessions.Delivery) string {
 	switch {
 	case it.Kind == sessions.DeliverEphemeral:
 		return methodEphemeral
-	case it.Kind == sessions.DeliverCard && landedAt(it).TS != "":
+	case (it.Kind == sessions.DeliverCard || it.Kind == sessions.DeliverQuestion) && landedAt(it).TS != "":
 		return methodUpdate
 	}
 	return methodPost

@@ -72,6 +72,10 @@ func (d *deliverer) deliver(ctx context.Context, it sessions.Delivery, t session
 		err = d.deliverAnswer(ctx, it, t)
 	case sessions.DeliverMenu:
 		err = d.deliverMenu(ctx, it, t)
+	case sessions.DeliverQuestion:
+		err = d.deliverQuestion(ctx, it, t)
+	case sessions.DeliverUpdate:
+		err = d.postOnce(ctx, it, t, renderUpdate(it))
 	case sessions.DeliverNotice:
 		err = d.postOnce(ctx, it, t, renderNotice(notice(it)))
 	case sessions.DeliverEphemeral:

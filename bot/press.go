@@ -57,14 +57,16 @@ func (b *Bot) onAction(ctx context.Context, p *press, a action) error {
 	if refusal != "" {
 		return b.tell(ctx, key, t, p.User.ID, refusal)
 	}
-	switch a.ID {
-	case actionStop:
+	switch {
+	case strings.HasPrefix(a.ID, actionAnswer):
+		err = b.pressAnswer(ctx, key, a.Value, by.ID)
+	case a.ID == actionStop:
 		err = b.pressStop(ctx, key, a.Value, by.ID)
-	case actionCancel:
+	case a.ID == actionCancel:
 		err = b.engine.Cancel(ctx, a.Value, by.ID)
-	case actionRetry:
+	case a.ID == actionRetry:
 		_, err = b.engine.Retry(ctx, key, a.Value, by.ID)
-	case actionChoose:
+	case a.ID == actionChoose:
 		err = b.pressChoose(ctx, key, a, by)
 	}
 	if errors.Is(err, sessions.ErrNotFound) {

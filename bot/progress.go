@@ -24,6 +24,7 @@ type progress struct {
 	waiting   *sessions.BodyWaiting
 	stopBy    string
 	ended     *sessions.BodyEnded
+	asked     bool // people were asked something
 	toolCount int
 }
 
@@ -66,6 +67,8 @@ func (p *progress) add(e sessions.Event) {
 		p.waiting = &w
 	case sessions.KindRepository:
 		p.waiting = nil
+	case sessions.KindQuestion:
+		p.asked = true
 	case sessions.KindStop:
 		p.stopBy = body[sessions.BodyStop](e).By
 	case sessions.KindEnded:

@@ -144,6 +144,11 @@ func (t *tx) accept(ctx context.Context, r Request) (Accepted, error) {
 			return Accepted{}, err
 		}
 	}
+	if !begun {
+		if err := t.answered(ctx, s, p, r.subject()); err != nil {
+			return Accepted{}, err
+		}
+	}
 	boot, err := t.beginAtOnce(ctx, s, &p, open)
 	if err != nil {
 		return Accepted{}, err

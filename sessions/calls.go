@@ -29,7 +29,14 @@ type agentTool struct {
 // agentTools are all of them, by name. What the agent is told of them is in
 // sandbox/supervisor; each has a file of its own there and here.
 var agentTools = map[string]agentTool{
+	"ask":                 {perform: ask},
 	"create_pull_request": {perform: createPullRequest},
+	"get_checks":          {read: getChecks},
+	"get_review":          {read: getReview},
+	"post_update":         {perform: postUpdate},
+	"reply_to_review":     {perform: replyToReview},
+	"set_title":           {perform: setTitle},
+	"update_pull_request": {perform: updatePullRequest},
 }
 
 // toolCall is a call whose prompt runs in the boot that sent it.
@@ -43,7 +50,9 @@ type toolCall struct {
 }
 
 // key names the call's effect in the outbox.
-func (c toolCall) key(kind string) string { return kind + ":" + c.session.ID + ":" + c.boot + ":" + c.id }
+func (c toolCall) key(kind string) string {
+	return kind + ":" + c.session.ID + ":" + c.boot + ":" + c.id
+}
 
 // read takes the arguments apart.
 func (c toolCall) read(into any) *toolResult {

@@ -63,6 +63,8 @@
 // holds it. What a builder saved and could not record any more is nobody's: the
 // provider forgets it after sandbox.KeepImage.
 //
+// The agent's tools (tool_*.go, calls.go). A call is a row before it has an effect
+// and is done only while the prompt that made it runs in the boot that made it.
 // Files: accept, steer (edit, cancel, stop, retry), repository, naming, choose
 // are what people ask for; bridge, actor, parts, calls are the actor; start,
 // park, watch are the sandbox's life, spares what waits for a session, images_* what

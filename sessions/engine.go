@@ -121,6 +121,7 @@ type tempo struct {
 	parts     time.Duration // between two writes of a running part
 	notify    time.Duration // between two notifications to other replicas
 	refresh   time.Duration // between two looks at the code host's repositories
+	checks    time.Duration // between two looks at checks that have not ended
 	stopAgain time.Duration // a stop that the box has not confirmed is repeated
 	images    time.Duration // between two looks at which images are wanted
 	buildLog  time.Duration // between two writes of a build's log
@@ -131,7 +132,7 @@ var defaultTempo = tempo{
 	lost: sandbox.HeartbeatLost, silent: 2 * time.Minute, grace: 30 * time.Second, park: 30 * time.Second,
 	choose: 3 * time.Second, call: 45 * time.Second, retry: 2 * time.Second,
 	parts: 200 * time.Millisecond, notify: 20 * time.Millisecond,
-	refresh: 5 * time.Minute, stopAgain: 5 * time.Second,
+	refresh: 5 * time.Minute, checks: 10 * time.Second, stopAgain: 5 * time.Second,
 	images: 5 * time.Second, buildLog: time.Second,
 }
 

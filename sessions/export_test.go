@@ -1,6 +1,8 @@
 package sessions
 
 import (
+	"maps"
+	"slices"
 	"time"
 
 	"openinspect/sandbox"
@@ -18,6 +20,7 @@ func Hasten(e *Engine) {
 	e.tempo.choose = 300 * time.Millisecond
 	e.tempo.call = 2 * time.Second
 	e.tempo.retry = 20 * time.Millisecond
+	e.tempo.checks = 20 * time.Millisecond
 	e.tempo.stopAgain = 200 * time.Millisecond
 	e.tempo.images = 30 * time.Millisecond
 	e.tempo.buildLog = 20 * time.Millisecond
@@ -29,6 +32,9 @@ var (
 	NewParts    = newParts
 	Title       = title
 )
+
+// ToolNames are the names of all of the agent's tools.
+func ToolNames() []string { return slices.Sorted(maps.Keys(agentTools)) }
 
 // Text removes secrets from text.
 func (s *scrubber) Text(t string) string { return s.text(t) }

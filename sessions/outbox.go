@@ -80,7 +80,8 @@ func (t *tx) enqueue(ctx context.Context, r outboxRow) error {
 }
 
 // Due reads the deliveries of a surface that may be tried now, most urgent
-// first: answers before new cards before progress. Call it only while holding
+// first: answers before new cards before progress, a question after the answer that
+// leads to it. Call it only while holding
 // the surface's delivery lease (HoldLease).
 func (e *Engine) Due(ctx context.Context, surface string, limit int) ([]Delivery, error) {
 	var due []Delivery
@@ -89,6 +90,7 @@ func (e *Engine) Due(ctx context.Context, surface string, limit int) ([]Delivery
 			priority, body, cursor, remote, unknown, attempts
 		from outbox
 		where surface = $1 and state = 'pending' and wanted > cursor and next_at <= now()
+			and not (kind = 'question' and exists (select from outbox a where a.key = 'answer:' || outbox.prompt_id and a.state = 'pending'))
 		order by priority, next_at, id limit $2`, surface, limit)
 	if err != nil {
 		return nil, fmt.Errorf("reading what is due on %s: %w", surface, err)
@@ -113,7 +115,7 @@ func (e *Engine) Delivered(ctx context.Context, id int64, remote any, cursor int
 	return e.changeDelivery(ctx, id, `
 		remote = $2::jsonb, cursor = greatest(cursor, $3), unknown = false, attempts = 0, error = '',
 		priority = case kind when 'card' then $5 else priority end, next_at = now(),
-		state = case when $4 and not (kind = 'card' and wanted > $3) then 'done' else 'pending' end, done_at = now()`,
+		state = case when $4 and not (kind in ('card', 'question') and wanted > $3) then 'done' else 'pending' end, done_at = now()`,
 		string(data), cursor, done, priorityProgress)
 }
 

@@ -17,6 +17,18 @@ type Forge interface {
 	// FindPullRequest finds the open pull request of a branch with the App's own
 	// reading rights, or returns nil.
 	FindPullRequest(ctx context.Context, repository, branch string) (*PullRequest, error)
+	// EditPullRequest changes an open pull request; doing it again changes nothing.
+	EditPullRequest(ctx context.Context, as As, edit PullRequestEdit) (PullRequest, error)
+	// Checks reads the newest check run and status of each name on a commit, with
+	// the App's own reading rights.
+	Checks(ctx context.Context, repository, sha string) ([]Check, error)
+	// ReviewComments reads the comments on lines of a pull request, oldest first,
+	// with the App's own reading rights.
+	ReviewComments(ctx context.Context, repository string, number int) ([]ReviewComment, error)
+	// ReplyToReview answers a comment on a line of the named pull request, and of no
+	// other, and returns the answer's page. again says that an earlier try may have
+	// posted it: then its Mark is looked for first.
+	ReplyToReview(ctx context.Context, as As, r ReviewReply, again bool) (url string, err error)
 	// CompareURL is a page where a person opens the pull request by hand, prefilled.
 	CompareURL(pr NewPullRequest) string
 	// RemoteURL is what a clone of the repository shows as origin.
@@ -37,6 +49,42 @@ type AppForge interface {
 	// OpenPullRequestAsApp is OpenPullRequest with the App's own token; the body
 	// names the person who asked.
 	OpenPullRequestAsApp(ctx context.Context, pr NewPullRequest) (PullRequest, error)
+}
+
+// As is in whose name something is done at the code host (I11): a person's, by
+// their own token, or, only where Config.BotPullRequests allows it, the App's.
+type As struct {
+	Token string
+	App   bool
+}
+
+// PullRequestEdit is what to change of a pull request; nil leaves a field as it is.
+type PullRequestEdit struct {
+	Repository string  `json:"repository"`
+	Number     int     `json:"number"`
+	Title      *string `json:"title,omitempty"`
+	Body       *string `json:"body,omitempty"`
+	Draft      *bool   `json:"draft,omitempty"`
+}
+
+// ReviewComment is a comment on a line of a pull request.
+type ReviewComment struct {
+	ID      int64
+	ReplyTo int64 // the thread's first comment; 0: it is that one
+	Author  string
+	Path    string
+	Line    int // 0: the line is not in the diff any more
+	Body    string
+	URL     string
+}
+
+// ReviewReply is an answer to such a comment.
+type ReviewReply struct {
+	Repository string `json:"repository"`
+	Number     int    `json:"number"`
+	Comment    int64  `json:"comment"` // any comment of the thread
+	Body       string `json:"body"`
+	Mark       string `json:"mark"` // names this answer; hidden in its text, to find it again (I6)
 }
 
 // NewPullRequest is what to open.

@@ -78,7 +78,7 @@ func (t *tx) waitForLink(ctx context.Context, s Session, prompt, key string, aut
 		"\n\n(Tell people that in your answer. Do not try again.)", nil
 }
 
-// deliverToForge opens the pull requests that are due, while it holds the lease.
+// deliverToForge does what is due at the code host, while it holds the lease.
 func (e *Engine) deliverToForge(ctx context.Context) error {
 	wake := e.hub.listen(ctx, surfaceTopic(surfaceForge))
 	poll := time.NewTicker(e.tempo.poll)
@@ -89,8 +89,12 @@ func (e *Engine) deliverToForge(ctx context.Context) error {
 			e.log.Warn("reading what is due on the code host", "err", err)
 		}
 		for _, d := range due {
-			if err := e.openPullRequest(ctx, d); err != nil && ctx.Err() == nil {
-				e.log.Warn("opening a pull request", "session", d.Session, "err", e.scrub.text(err.Error()))
+			deliver := e.deliverEffect
+			if d.Kind == deliverPullRequest {
+				deliver = e.openPullRequest
+			}
+			if err := deliver(ctx, d); err != nil && ctx.Err() == nil {
+				e.log.Warn("delivering to the code host", "session", d.Session, "kind", d.Kind, "err", e.scrub.text(err.Error()))
 			}
 		}
 		select {
@@ -123,12 +127,10 @@ func (e *Engine) openPullRequest(ctx context.Context, d Delivery) error {
 	if problem, ok := errors.AsType[*Problem](err); ok {
 		return e.pullRequestRefused(ctx, d, want, problem)
 	}
-	const mostTries = 12
 	if d.Attempts+1 >= mostTries {
 		return e.pullRequestRefused(ctx, d, want, &Problem{Code: "github_down", Text: "GitHub did not answer, again and again.", Err: err})
 	}
-	after := min(e.tempo.retry<<min(d.Attempts, 8), 10*time.Minute)
-	unknown := true
+	after, unknown := e.forgePause(d.Attempts), true
 	if r, ok := errors.AsType[*Retryable](err); ok {
 		after, unknown = max(r.After, after), d.Unknown || r.Unknown // whoever could not look still has to
 	}
@@ -181,7 +183,7 @@ func (e *Engine) pullRequestOpened(ctx context.Context, d Delivery, pr PullReque
 		if err != nil {
 			return fmt.Errorf("recording pull request %s: %w", pr.URL, err)
 		}
-		err = t.made(ctx, s, d.Prompt, fmt.Sprintf("pull_request:%d", pr.Number),
+		err = t.made(ctx, s, d.Prompt, pullRequestKey(pr.Number),
 			BodyArtifact{Kind: "pull_request", URL: pr.URL, Title: pr.Title, Number: pr.Number, By: pr.Author})
 		if err != nil {
 			return err

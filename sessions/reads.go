@@ -115,6 +115,7 @@ func (e *Engine) Sessions(ctx context.Context, mine uuid.UUID, limit, offset int
 				when q.queued > 0 and s.repository is null and s.choice = 'people' then 'waiting'
 				when q.queued > 0 and b.state in ('starting', 'booting') then 'starting'
 				when q.queued > 0 then 'queued'
+				when exists (select from questions o where o.session_id = s.id and o.answered_at is null) then 'waiting'
 				when q.last = 'failed' then 'failed'
 				else 'idle' end as status,
 			coalesce((select url from artifacts f where f.session_id = s.id and f.kind = 'pull_request'

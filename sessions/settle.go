@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"openinspect/sandbox"
@@ -57,8 +58,12 @@ func (t *tx) settle(ctx context.Context, s Session, prompt string, how ending) (
 		return false, fmt.Errorf("noting that %s may be idle: %w", s.ID, err)
 	}
 	t.wakeSession(s.ID)
-	if s.ThreadTS == "" || how.state == Cancelled {
-		return true, nil
+	if how.state == Cancelled {
+		return true, t.reopenQuestion(ctx, s, prompt)
+	}
+	asked, err := t.deliverQuestion(ctx, s, prompt, how.state)
+	if err != nil || s.ThreadTS == "" || asked && how.state == Completed && strings.TrimSpace(how.report.Answer) == "" {
+		return true, err // the question is all there is to say
 	}
 	return true, t.enqueue(ctx, outboxRow{surface: surfaceSlack, kind: DeliverAnswer, key: "answer:" + prompt,
 		session: s.ID, prompt: prompt, priority: priorityAnswer})

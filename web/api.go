@@ -30,6 +30,7 @@ func (s *Server) mountAPI(mux *http.ServeMux) {
 	mux.Handle("POST /api/sessions/{id}/repository", s.signedIn(s.postRepository))
 	mux.Handle("POST /api/sessions/{id}/ticket", s.signedIn(s.postTicket))
 	mux.Handle("POST /api/interest", s.signedIn(s.postInterest))
+	s.mountTools(mux)
 	mux.Handle("DELETE /api/prompts/{id}", s.signedIn(s.deletePrompt))
 	mux.Handle("POST /api/prompts/{id}/retry", s.signedIn(s.postRetry))
 	mux.Handle("/api/", s.adapt(func(http.ResponseWriter, *http.Request) error {

@@ -116,6 +116,8 @@ func eventKey(ev sessions.Event) string {
 		return "prompt:" + ev.Prompt
 	case sandbox.KindDiff:
 		return "diff:" + ev.Prompt
+	case sessions.KindQuestion, sessions.KindAnswered:
+		return questionKey(ev.Prompt)
 	case sessions.KindRepository:
 		return repositoryKey
 	case sessions.KindWaiting:

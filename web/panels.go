@@ -27,6 +27,7 @@ type sessionView struct {
 	Artifacts    []sessions.Artifact
 	PR           *sessions.Artifact
 	Participants []sessions.Person
+	Question     *sessions.Question // that waits for an answer
 	Todo         []sandbox.TodoItem
 	TodoDone     int
 	Elapsed      time.Duration // of work, settled prompts and the running one
@@ -52,6 +53,9 @@ func (s *Server) view(ctx context.Context, id string) (sessionView, error) {
 		return v, err
 	}
 	if v.Participants, err = s.engine.Participants(ctx, id); err != nil {
+		return v, err
+	}
+	if err := s.readTools(ctx, &v); err != nil {
 		return v, err
 	}
 	v.sort(prompts)
@@ -100,6 +104,8 @@ func (v *sessionView) derive() {
 		v.Status, v.StatusText = "starting", "Starting"
 	case len(v.Queued) > 0:
 		v.Status, v.StatusText = "queued", "Queued"
+	case v.Question != nil:
+		v.Status, v.StatusText = "waiting", "Waiting for an answer"
 	case v.Last != nil && v.Last.State == sessions.Failed:
 		v.Status, v.StatusText = "failed", "Failed"
 	default:

@@ -43,8 +43,8 @@ var statuses = map[string]int{
 	"too_large": http.StatusRequestEntityTooLarge, "no_session": http.StatusNotFound,
 	"queue_full": http.StatusTooManyRequests, "archived": http.StatusConflict,
 	"running": http.StatusConflict, "settled": http.StatusConflict, "not_settled": http.StatusConflict,
-	"repository_settled": http.StatusConflict, "not_running": http.StatusConflict,
-	"not_admin": http.StatusForbidden, "no_images": http.StatusConflict,
+	"repository_settled": http.StatusConflict, "answered": http.StatusConflict, "no_option": http.StatusBadRequest,
+	"not_running": http.StatusConflict, "not_admin": http.StatusForbidden, "no_images": http.StatusConflict,
 }
 
 // explain turns any error into what people are told.

@@ -14,7 +14,10 @@ var toolLabels = map[string]string{
 	"bash": "Ran", "read": "Read", "edit": "Edited", "write": "Wrote", "patch": "Patched", "apply_patch": "Patched",
 	"grep": "Searched", "glob": "Looked for", "list": "Listed", "webfetch": "Fetched", "websearch": "Searched the web",
 	"task": "Delegated", "todowrite": "Planned", "todoread": "Looked at the plan", "skill": "Used a skill",
-	"create_pull_request": "Pull request", "ask": "Asked",
+	"create_pull_request": "Pull request", "update_pull_request": "Changed the pull request", "get_checks": "Looked at checks",
+	"get_review": "Read the review", "reply_to_review": "Answered a reviewer", "post_update": "Told people", "ask": "Asked",
+	"set_title": "Named the session", "upload_artifact": "Uploaded", "screenshot": "Took a picture",
+	"start_session": "Began a session", "get_session": "Looked at a session",
 }
 
 // runningLabels name the tools that take a while, as long as they do.

@@ -23,6 +23,7 @@ const (
 	CodeNoRepository = "no_repository"    // there is none, or the App is not installed on it
 	CodeNoBranch     = "no_branch"        // the branch, or the one to merge into, is not on GitHub
 	CodeNoCommits    = "no_commits"       // there is nothing to merge
+	CodeNoComment    = "no_comment"       // the pull request has no such comment
 	CodeRefused      = "github_refused"   // anything else that GitHub says no to
 )
 

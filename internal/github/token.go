@@ -21,6 +21,8 @@ const (
 	readPulls     permission = "pull_requests:read"
 	writePulls    permission = "pull_requests:write"
 	readMetadata  permission = "metadata:read"
+	readChecks    permission = "checks:read" // and statuses, the older form of the same
+	readActions   permission = "actions:read"
 )
 
 // grants are the permissions in the API's form.
@@ -33,6 +35,10 @@ func (p permission) grants() *gh.InstallationPermissions {
 	case "pull_requests":
 		g.PullRequests = &level
 		g.Contents = gh.String("read") // to see the branches
+	case "checks":
+		g.Checks, g.Statuses = &level, &level
+	case "actions":
+		g.Actions = &level
 	}
 	return g
 }

@@ -35,6 +35,8 @@ type gateway struct {
 	tools   http.Handler // served at /mcp to who knows toolKey
 	gate    http.Handler // served at gatePath
 	toolKey string
+	// held returns a channel while the model must not be asked: until it is closed.
+	held    func() <-chan struct{}
 	log     *slog.Logger
 	pushes  pushes
 	priming atomic.Bool // OpenCode is being primed: its requests to the model are answered here
@@ -52,7 +54,8 @@ func newGateway(control sandbox.Control, token, toolKey, addr string, log *slog.
 	if err != nil {
 		return nil, fmt.Errorf("listening for the gateway: %w", err)
 	}
-	g := &gateway{control: control, token: token, toolKey: toolKey, log: log, listener: l, ended: make(chan struct{})}
+	g := &gateway{control: control, token: token, toolKey: toolKey, log: log, listener: l, ended: make(chan struct{}),
+		held: func() <-chan struct{} { return nil }}
 	g.transport = control.Transport()
 	g.transport.DialContext = g.dial
 	g.doors = &httputil.ReverseProxy{
@@ -116,6 +119,10 @@ func (g *gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case strings.HasPrefix(r.URL.Path, "/model/") && g.priming.Load():
 		answerReady(w, r)
 	case strings.HasPrefix(r.URL.Path, "/model/"):
+		if held := g.held(); held != nil {
+			g.hold(w, r, held)
+			return
+		}
 		g.doors.ServeHTTP(w, r)
 	case r.URL.Path == gatePath:
 		g.gate.ServeHTTP(w, r)
@@ -129,6 +136,17 @@ func (g *gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	default:
 		http.Error(w, "the sandbox's gateway serves /git/, /model/ and proxy requests", http.StatusNotFound)
 	}
+}
+
+// hold keeps a request to the model from being made. Whoever made it is about to
+// be interrupted, and better waits for that than fails.
+func (g *gateway) hold(w http.ResponseWriter, r *http.Request, until <-chan struct{}) {
+	select {
+	case <-until:
+	case <-r.Context().Done():
+	case <-g.ended:
+	}
+	http.Error(w, "the turn has ended", http.StatusServiceUnavailable)
 }
 
 func (g *gateway) unreachable(w http.ResponseWriter, r *http.Request, err error) {

@@ -27,6 +27,7 @@ type transcript struct {
 	withTools  map[string]bool     // messages that called a tool
 	last       string              // the last finished text
 	busyTools  int
+	askedIn    string // the message that asked people something
 }
 
 // shown is what was reported of a part.
@@ -186,6 +187,9 @@ func (t *transcript) tool(p part, s *shown) {
 	}
 	s.done = true
 	t.busyTools--
+	if p.Tool == askTool {
+		t.askedIn = p.MessageID
+	}
 	if quietTools[p.Tool] {
 		return
 	}
@@ -227,10 +231,28 @@ func (t *transcript) title(p part) string {
 // tool, or failing that its last text. Order within a message says nothing: a
 // text may be finished after the tool call that follows it has begun.
 func (t *transcript) reply() string {
+	if t.askedIn != "" {
+		return t.leadIn()
+	}
 	if m := t.newest(); m != nil && !t.withTools[m.ID] {
 		return cmp.Or(strings.Join(t.texts[m.ID], "\n\n"), t.last)
 	}
 	return t.last
+}
+
+// leadIn is what the agent said in the message with which it asked something. Its
+// texts are not finished yet, as a rule.
+func (t *transcript) leadIn() string {
+	if ended := t.texts[t.askedIn]; len(ended) > 0 {
+		return strings.Join(ended, "\n\n")
+	}
+	var said []string
+	for _, id := range t.order {
+		if s := t.parts[id]; s.message == t.askedIn && s.kind == "text" && s.told != "" {
+			said = append(said, s.told)
+		}
+	}
+	return strings.Join(said, "\n\n")
 }
 
 // newest is the assistant's last message, nil before the first.

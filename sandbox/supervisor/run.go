@@ -40,7 +40,10 @@ func (s *supervisor) run(ctx context.Context, t *turn) {
 	s.leave(t, err != nil)
 	s.settle(ctx, t, err)
 	if t.hasBegun() { // else it has only read, and the boot's own processes may run
-		s.quieten(ctx, err != nil)
+		s.quieten(ctx, err != nil || t.hasAsked())
+	}
+	close(t.over)
+	if t.hasBegun() {
 		s.keep(ctx, t)
 	}
 	if err := s.ensureAgent(ctx, s.welcome.Model); err != nil && ctx.Err() == nil {

@@ -178,6 +178,7 @@ func newBase(cfg Config) (*supervisor, error) {
 		return nil, err
 	}
 	s.gateway.tools, s.gateway.gate = s.newTools(), &s.gate
+	s.gateway.held = s.held
 	return s, nil
 }
 

@@ -24,6 +24,13 @@ func (s *supervisor) newTools() http.Handler {
 	server := mcp.NewServer(&mcp.Implementation{Name: "openinspect", Version: "1"}, nil)
 	server.AddReceivingMiddleware(s.afterSync)
 	offer(s, server, "create_pull_request", createPullRequestHelp, offered[createPullRequestArgs]{before: (*supervisor).publish})
+	offer(s, server, "update_pull_request", updatePullRequestHelp, offered[updatePullRequestArgs]{before: (*supervisor).publishUpdate})
+	offer(s, server, "get_checks", getChecksHelp, offered[getChecksArgs]{})
+	offer(s, server, "get_review", getReviewHelp, offered[getReviewArgs]{})
+	offer(s, server, "reply_to_review", replyToReviewHelp, offered[replyToReviewArgs]{})
+	offer(s, server, "ask", askHelp, offered[askArgs]{after: (*turn).asking})
+	offer(s, server, "post_update", postUpdateHelp, offered[postUpdateArgs]{})
+	offer(s, server, "set_title", setTitleHelp, offered[setTitleArgs]{})
 	return mcp.NewStreamableHTTPHandler(func(*http.Request) *mcp.Server { return server }, nil)
 }
 

@@ -20,6 +20,7 @@ type turn struct {
 	prompt sandbox.Prompt
 	bridge *sandbox.Bridge
 	ended  chan struct{} // closed when settled
+	over   chan struct{} // closed when the agent does nothing more for it
 
 	mu       sync.Mutex
 	settled  bool
@@ -27,10 +28,11 @@ type turn struct {
 	started  bool            // since is valid
 	reply    string          // the agent's answer
 	reported map[string]bool // commits that people know
+	asked    bool            // the agent asked people something: the turn ends with it
 }
 
 func newTurn(p sandbox.Prompt, b *sandbox.Bridge) *turn {
-	return &turn{prompt: p, bridge: b, ended: make(chan struct{})}
+	return &turn{prompt: p, bridge: b, ended: make(chan struct{}), over: make(chan struct{})}
 }
 
 // settle ends the turn if it has not ended, and reports whether it did.
@@ -91,6 +93,19 @@ func (t *turn) isSettled() bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.settled
+}
+
+// asking notes that the agent asked people something.
+func (t *turn) asking() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.asked = true
+}
+
+func (t *turn) hasAsked() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.asked
 }
 
 func (t *turn) answer(text string) {
@@ -222,6 +237,9 @@ func (c *conversation) follow(ctx context.Context) error {
 			if done, err := c.look(ctx, told); done || err != nil {
 				return err
 			}
+		}
+		if c.turn.hasAsked() && c.script.askedIn != "" && c.script.busyTools == 0 {
+			return nil // OpenCode knows that it has asked; what it does now is cut off
 		}
 		if err := c.overdue(); err != nil {
 			return err

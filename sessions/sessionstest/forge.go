@@ -21,6 +21,10 @@ type Forge struct {
 	refreshes map[string]string // refresh token -> login
 	pulls     []sessions.PullRequest
 	heads     map[string]sessions.NewPullRequest // by URL
+	bodies    map[string]string                  // by URL
+	checks    map[string][]sessions.Check        // by commit
+	comments  []sessions.ReviewComment
+	commented map[int64]string // the pull request of a comment, by URL
 	faults    []error
 	answered  bool // whether the next fault comes after the effect
 	minted    int
@@ -31,7 +35,7 @@ type Forge struct {
 // NewForge returns a code host with repositories owner/name, whose default branch is main.
 func NewForge(names ...string) *Forge {
 	f := &Forge{users: map[string]string{}, refreshes: map[string]string{}, heads: map[string]sessions.NewPullRequest{},
-		branches: map[string]string{}}
+		branches: map[string]string{}, bodies: map[string]string{}, checks: map[string][]sessions.Check{}, commented: map[int64]string{}}
 	f.SetRepositories(names...)
 	return f
 }
@@ -75,8 +79,8 @@ func (f *Forge) Revoke(login string) {
 	}
 }
 
-// Fail makes the next attempts to open a pull request fail with these errors;
-// with answered, only after the pull request was opened.
+// Fail makes the next attempts to change something (open a pull request, edit it,
+// reply) fail with these errors; with answered, only after it was done.
 func (f *Forge) Fail(answered bool, errs ...error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -116,12 +120,9 @@ func (f *Forge) OpenPullRequestAsApp(_ context.Context, pr sessions.NewPullReque
 }
 
 func (f *Forge) open(login string, pr sessions.NewPullRequest) (sessions.PullRequest, error) {
-	var fault error
-	if len(f.faults) > 0 {
-		fault, f.faults = f.faults[0], f.faults[1:]
-		if !f.answered {
-			return sessions.PullRequest{}, fault
-		}
+	fault := f.fault()
+	if fault != nil && !f.answered {
+		return sessions.PullRequest{}, fault
 	}
 	if found := f.find(pr.Repository, pr.Head); found != nil {
 		return *found, fault
@@ -130,7 +131,7 @@ func (f *Forge) open(login string, pr sessions.NewPullRequest) (sessions.PullReq
 	opened := sessions.PullRequest{Number: n, URL: fmt.Sprintf("https://github.test/%s/pull/%d", pr.Repository, n),
 		Title: pr.Title, State: "open", Draft: pr.Draft, Author: login}
 	f.pulls = append(f.pulls, opened)
-	f.heads[opened.URL] = pr
+	f.heads[opened.URL], f.bodies[opened.URL] = pr, pr.Body
 	return opened, fault
 }
 

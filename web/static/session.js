@@ -213,6 +213,7 @@ function actions(session) {
   const deeds = {
     stop: (d) => post(`/api/sessions/${session}/stop`, { prompt: d.prompt }),
     retry: (d) => post(`/api/prompts/${d.prompt}/retry`),
+    answer: (d) => post(`/api/prompts/${d.prompt}/answer`, { option: Number(d.option) }),
     cancel: (d) => remove(`/api/prompts/${d.prompt}`),
     choose: (d) => post(`/api/sessions/${session}/repository`, { repository: d.repository }),
   };

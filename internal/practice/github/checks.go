@@ -1,6 +1,7 @@
 package github
 
 import (
+	"fmt"
 	"net/http"
 	"strings"
 	"time"
@@ -10,8 +11,9 @@ func (s *Server) checkJSON(k *checkRun) object {
 	return object{
 		"id": k.ID, "node_id": "CR_" + idKey(k.ID), "name": k.Name, "head_sha": k.SHA, "status": k.Status, "conclusion": orNull(k.Conclusion),
 		"details_url": orNull(k.DetailsURL), "external_id": k.ExternalID, "started_at": date(k.StartedAt), "completed_at": maybeTime(k.CompletedAt),
-		"output": object{"title": orNull(k.Title), "summary": orNull(k.Summary), "text": orNull(k.Text), "annotations_count": 0},
-		"app":    s.appJSON(), "pull_requests": []object{}, "html_url": s.pageURL("%s/commit/%s/checks/%d", k.Repository, k.SHA, k.ID),
+		"output": object{"title": orNull(k.Title), "summary": orNull(k.Summary), "text": orNull(k.Text),
+			"annotations_count": len(k.Annotations), "annotations_url": s.apiURL("repos/%s/check-runs/%d/annotations", k.Repository, k.ID)},
+		"app": s.checkApp(k), "pull_requests": []object{}, "html_url": s.pageURL("%s/commit/%s/checks/%d", k.Repository, k.SHA, k.ID),
 		"url": s.apiURL("repos/%s/check-runs/%d", k.Repository, k.ID),
 	}
 }
@@ -24,7 +26,33 @@ type checkRequest struct {
 	ExternalID               *string    `json:"external_id"`
 	StartedAt                *time.Time `json:"started_at"`
 	CompletedAt              *time.Time `json:"completed_at"`
-	Output                   *struct{ Title, Summary, Text *string }
+	Output                   *struct {
+		Title, Summary, Text *string
+		Annotations          []annotation
+	}
+}
+
+// annotation is a remark of a check run on lines of a file.
+type annotation struct {
+	Path      string `json:"path"`
+	StartLine int    `json:"start_line"`
+	EndLine   int    `json:"end_line"`
+	Level     string `json:"annotation_level"`
+	Message   string `json:"message"`
+	Title     string `json:"title"`
+}
+
+var annotationLevels = map[string]bool{"notice": true, "warning": true, "failure": true}
+
+// actionsApp is the App whose check runs are jobs of GitHub Actions.
+const actionsApp = "github-actions"
+
+func (s *Server) checkApp(k *checkRun) object {
+	app := s.appJSON()
+	if k.Job {
+		app["id"], app["slug"], app["name"] = 15368, actionsApp, "GitHub Actions"
+	}
+	return app
 }
 
 var checkStatuses = map[string]bool{"queued": true, "in_progress": true, "completed": true}
@@ -48,6 +76,12 @@ func (k *checkRun) apply(ask checkRequest, now time.Time) error {
 		set(&k.Title, ask.Output.Title)
 		set(&k.Summary, ask.Output.Summary)
 		set(&k.Text, ask.Output.Text)
+		for _, n := range ask.Output.Annotations { // each request adds to them
+			if n.Path == "" || n.Message == "" || n.StartLine < 1 || n.EndLine < n.StartLine || !annotationLevels[n.Level] {
+				return invalid("CheckRun", "annotations", "invalid")
+			}
+			k.Annotations = append(k.Annotations, n)
+		}
 	}
 	if ask.StartedAt != nil {
 		k.StartedAt = *ask.StartedAt
@@ -114,6 +148,59 @@ func (s *Server) getCheck(c *call) (reply, error) {
 		return reply{}, err
 	}
 	return ok(s.checkJSON(k)), nil
+}
+
+func (s *Server) checkAnnotations(c *call) (reply, error) {
+	k, err := c.check()
+	if err != nil {
+		return reply{}, err
+	}
+	list := []object{}
+	for _, n := range k.Annotations {
+		list = append(list, object{"path": n.Path, "start_line": n.StartLine, "end_line": n.EndLine, "annotation_level": n.Level,
+			"message": n.Message, "title": orNull(n.Title), "raw_details": nil, "blob_href": s.pageURL("%s/blob/%s/%s", k.Repository, k.SHA, n.Path)})
+	}
+	return ok(c.page(list)), nil
+}
+
+// RunJob is GitHub Actions having run a job on a commit: a check run of its App,
+// with the log that the job printed. Nothing runs workflows here.
+func (s *Server) RunJob(repository, sha, name, conclusion, log string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	r := s.repos.get(strings.ToLower(repository))
+	if r == nil || !checkConclusions[conclusion] {
+		return fmt.Errorf("no repository %s, or no conclusion %s", repository, conclusion)
+	}
+	now := s.now().UTC()
+	k := &checkRun{ID: s.nextID(), Repository: r.fullName(), SHA: sha, Name: name, Status: "completed", Conclusion: conclusion,
+		StartedAt: now, CompletedAt: &now, Job: true, Log: log}
+	s.checks.put(idKey(k.ID), k)
+	s.emit("check_run", "completed", r, s.bot(), object{"check_run": s.checkJSON(k)})
+	return nil
+}
+
+// jobLogs sends to where a job's log is, which needs no credential.
+func (s *Server) jobLogs(c *call) (reply, error) {
+	k, err := c.check()
+	if err != nil || !k.Job {
+		return reply{}, errNotFound
+	}
+	c.head.Set("Location", s.pageURL("actions-logs/%d", k.ID))
+	return reply{status: http.StatusFound}, nil
+}
+
+// serveJobLog is that place.
+func (s *Server) serveJobLog(w http.ResponseWriter, r *http.Request) {
+	s.mu.Lock()
+	k := s.checks.get(r.PathValue("id"))
+	s.mu.Unlock()
+	if k == nil || !k.Job || r.Header.Get("Authorization") != "" {
+		http.Error(w, "AuthenticationFailed", http.StatusBadRequest) // as the storage behind GitHub answers a token
+		return
+	}
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	_, _ = w.Write([]byte(k.Log)) // who asked may be gone
 }
 
 func (s *Server) updateCheck(c *call) (reply, error) {

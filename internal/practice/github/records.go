@@ -146,6 +146,9 @@ type checkRun struct {
 	Text        string
 	StartedAt   time.Time
 	CompletedAt *time.Time
+	Annotations []annotation
+	Job         bool   // of GitHub Actions
+	Log         string // of a job
 }
 
 type commitStatus struct {

@@ -161,6 +161,7 @@ func (s *Server) routeComments(in func(method, path string, n need, h handler)) 
 func (s *Server) routeChecks(in func(method, path string, n need, h handler)) {
 	in("POST", "/check-runs", write("checks").only(byInstallation), s.createCheck)
 	in("GET", "/check-runs/{id}", read("checks"), s.getCheck)
+	in("GET", "/check-runs/{id}/annotations", read("checks"), s.checkAnnotations)
 	in("PATCH", "/check-runs/{id}", write("checks").only(byInstallation), s.updateCheck)
 	in("POST", "/statuses/{sha}", write("statuses"), s.createStatus)
 	in("GET", "/actions/runs", read("actions"), s.listRuns)
@@ -168,5 +169,5 @@ func (s *Server) routeChecks(in func(method, path string, n need, h handler)) {
 	in("GET", "/actions/runs/{id}/jobs", read("actions"), s.noSuchRun)
 	in("POST", "/actions/runs/{id}/rerun-failed-jobs", read("actions"), s.noSuchRun)
 	in("GET", "/actions/jobs/{id}", read("actions"), s.noSuchRun)
-	in("GET", "/actions/jobs/{id}/logs", read("actions"), s.noSuchRun)
+	in("GET", "/actions/jobs/{id}/logs", read("actions"), s.jobLogs)
 }

@@ -344,6 +344,7 @@ func (s *Server) Handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("/api/v3/", http.StripPrefix("/api/v3", s.api()))
 	mux.HandleFunc("POST /api/graphql", s.graphql)
+	mux.HandleFunc("GET /actions-logs/{id}", s.serveJobLog)
 	mux.HandleFunc("POST /login/oauth/access_token", s.accessToken)
 	mux.Handle("/", s.gitOr(s.pages()))
 	return s.observe(mux)

@@ -1,0 +1,118 @@
+package supervisor
+
+import (
+	"encoding/json"
+	"slices"
+	"strings"
+	"testing"
+
+	"openinspect/sandbox"
+)
+
+const askScript = `match which zone
+step
+say
+	There are two ways.
+call bash
+	description: Look
+	command: echo looked > looked.txt
+step
+say
+	One of them has to be chosen.
+call ask
+	question: Which time zone?
+	options = ["UTC", "The reader's"]
+step
+say
+	This must never be said.
+call bash
+	description: Go on without an answer
+	command: echo went on > wenton.txt
+step
+say
+	Nor this.
+`
+
+const utcScript = `match ^UTC$
+step
+say
+	It is UTC then.
+`
+
+func TestAskingEndsTheTurnAndTheAnswerGoesOnWithTheConversation(t *testing.T) {
+	t.Parallel()
+	p := newPlane(t, askScript, utcScript)
+	b := p.newBox()
+	p.prompt("p1", "which zone", "Alice")
+	b.start()
+	if end := p.settled("p1"); end.Outcome != sandbox.OutcomeCompleted || end.Answer != "One of them has to be chosen." {
+		t.Errorf("settled as %+v", end)
+	}
+	p.mu.Lock()
+	calls := slices.Clone(p.calls)
+	p.mu.Unlock()
+	var args askArgs
+	if len(calls) != 1 || calls[0].Tool != "ask" || json.Unmarshal(calls[0].Args, &args) != nil || len(args.Options) != 2 {
+		t.Errorf("calls: %+v", calls)
+	}
+	p.prompt("p2", "UTC", "Bob")
+	if end := p.settled("p2"); end.Outcome != sandbox.OutcomeCompleted || end.Answer != "It is UTC then." {
+		t.Errorf("the answer settled as %+v", end)
+	}
+	p.checkRemembered("Which time zone?")
+	log := p.sh(p.remote(), "git log --format=%an --name-only main..inspect/s1")
+	if !strings.Contains(log, "looked.txt") || strings.Contains(log, "wenton.txt") {
+		t.Errorf("the branch holds %s", log)
+	}
+	for _, text := range of[sandbox.BodyText](p, "p1", sandbox.KindText) {
+		if strings.Contains(text.Text, "never be said") {
+			t.Error("the agent went on without the answer")
+		}
+	}
+}
+
+const manyToolsScript = `match use them all
+step
+call set_title
+	title: All of them
+step
+call post_update
+	text: Half way.
+step
+call get_checks
+	wait_seconds = 1
+step
+call get_review
+step
+call reply_to_review
+	comment = 7
+	body: Done.
+step
+call update_pull_request
+	draft = false
+step
+say
+	All of them answered: {{.Result "update_pull_request"}}
+`
+
+func TestOpenCodeCallsTheToolsWithTheArgumentsThatTheyTake(t *testing.T) {
+	t.Parallel()
+	p := newPlane(t, manyToolsScript)
+	b := p.newBox()
+	p.prompt("p1", "use them all", "Alice")
+	b.start()
+	if end := p.settled("p1"); end.Outcome != sandbox.OutcomeCompleted || !strings.Contains(end.Answer, "All of them answered: opened https") {
+		t.Errorf("settled as %+v", end)
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var got []string
+	for _, c := range p.calls {
+		got = append(got, c.Tool+string(c.Args))
+	}
+	want := []string{`set_title{"title":"All of them"}`, `post_update{"text":"Half way."}`, `get_checks{"wait_seconds":1}`,
+		`get_review{}`, `reply_to_review{"comment":7,"body":"Done."}`, `update_pull_request{"draft":false}`}
+	if !slices.Equal(got, want) {
+		t.Errorf("calls:\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+	}
+}

@@ -1,0 +1,54 @@
+package web
+
+import (
+	"net/http"
+	"strings"
+	"testing"
+
+	"github.com/chromedp/chromedp"
+
+	"openinspect/sessions"
+)
+
+// question has the session's prompt ask something and end.
+func (s *scribe) question(text string, options ...string) {
+	s.t.Helper()
+	s.run()
+	if _, err := s.DB.Exec(`insert into questions (prompt_id, session_id, text, options) values ($1, $2, $3, string_to_array($4, '|'))`,
+		s.prompt, s.session, text, strings.Join(options, "|")); err != nil {
+		s.t.Fatal(err)
+	}
+	s.write(sessions.KindQuestion, sessions.BodyQuestion{Text: text, Options: options})
+	s.end(sessions.BodyEnded{State: sessions.Completed})
+}
+
+func TestAQuestionIsAnsweredOnThePage(t *testing.T) {
+	r := newRig(t)
+	alice, bob := r.signIn(t, "alice"), r.signIn(t, "bob")
+	s := alice.scribe("Greet")
+	s.write(sessions.KindUpdate, sessions.BodyUpdate{Text: "It is **the zone** <script>alert(1)</script>"})
+	s.question("Which <b>zone</b>?", "UTC", "Berlin's")
+	hers, his := alice.open(sessionPath(s)).live(), bob.open(sessionPath(s)).live()
+	hers.until(`document.querySelector('.row.update strong')?.textContent === 'the zone' && !document.querySelector('.row.update script')`)
+	hers.until(`document.querySelector('.status-waiting')?.textContent.includes('Waiting for an answer')`)
+	his.until(`document.querySelectorAll('.question .choices button').length === 2`)
+	his.do(chromedp.Click(chromedp.CSS(`.question button[data-option="1"]`)))
+	for _, page := range []*tab{hers, his} {
+		page.until(`document.querySelector('.question')?.textContent.includes("answered: Berlin's") && !document.querySelector('.question button')`)
+	}
+	var refused refusal
+	if status := alice.call("POST", "/api/prompts/"+s.prompt+"/answer", `{"option":0}`, &refused); status != http.StatusConflict || !strings.Contains(refused.Error.Text, "has answered that already") {
+		t.Errorf("the second answer is %d: %s", status, refused.Error.Text)
+	}
+	if status := alice.call("POST", "/api/prompts/nope/answer", `{"option":0}`, nil); status != http.StatusNotFound {
+		t.Errorf("an answer to nothing is %d", status)
+	}
+	resp, err := r.fresh(t).Post(r.url+"/api/prompts/"+s.prompt+"/answer", "application/json", strings.NewReader(`{}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp.Body.Close()
+	if resp.StatusCode != http.StatusUnauthorized {
+		t.Errorf("a stranger's answer is %d", resp.StatusCode)
+	}
+}
