@@ -36,13 +36,14 @@ type Config struct {
 	SlackAPIURL       string `env:"SLACK_API_URL" envDefault:"https://slack.com/api/" desc:"Slack's Web API"`
 	SlackIssuer       string `env:"SLACK_ISSUER" envDefault:"https://slack.com" desc:"the OpenID issuer of signing in with Slack"`
 
-	GitHubAppID        string `env:"GITHUB_APP_ID,required,notEmpty" desc:"the GitHub App's id"`
-	GitHubPrivateKey   string `env:"GITHUB_PRIVATE_KEY,required,notEmpty" desc:"(secret) the App's private key, PEM"`
-	GitHubClientID     string `env:"GITHUB_CLIENT_ID,required,notEmpty" desc:"the App's client id, for connecting people's accounts"`
-	GitHubClientSecret string `env:"GITHUB_CLIENT_SECRET,required,notEmpty" desc:"(secret) the App's client secret"`
-	GitHubAPIURL       string `env:"GITHUB_API_URL" envDefault:"https://api.github.com/" desc:"GitHub's REST API"`
-	GitHubURL          string `env:"GITHUB_URL" envDefault:"https://github.com/" desc:"GitHub's pages and git"`
-	BotPullRequests    bool   `env:"BOT_PULL_REQUESTS" envDefault:"false" desc:"let the App open pull requests for people who have not connected GitHub"`
+	GitHubAppID         string `env:"GITHUB_APP_ID,required,notEmpty" desc:"the GitHub App's id"`
+	GitHubPrivateKey    string `env:"GITHUB_PRIVATE_KEY,required,notEmpty" desc:"(secret) the App's private key, PEM"`
+	GitHubClientID      string `env:"GITHUB_CLIENT_ID,required,notEmpty" desc:"the App's client id, for connecting people's accounts"`
+	GitHubClientSecret  string `env:"GITHUB_CLIENT_SECRET,required,notEmpty" desc:"(secret) the App's client secret"`
+	GitHubAPIURL        string `env:"GITHUB_API_URL" envDefault:"https://api.github.com/" desc:"GitHub's REST API"`
+	GitHubURL           string `env:"GITHUB_URL" envDefault:"https://github.com/" desc:"GitHub's pages and git"`
+	BotPullRequests     bool   `env:"BOT_PULL_REQUESTS" envDefault:"false" desc:"let the App open pull requests, change them and answer reviewers for people who have not connected GitHub"`
+	PullRequestPictures string `env:"PULL_REQUEST_PICTURES" envDefault:"link" desc:"pictures in pull requests: link (whoever has a picture's unguessable link sees it, until it is revoked) or none"`
 
 	Model           string  `env:"MODEL" desc:"the agent's model: a name for MODEL_BASE_URL, else anthropic/…, openai/… or openrouter/…"`
 	SmallModel      string  `env:"SMALL_MODEL" desc:"the model for small questions (which repository?); unset: MODEL"`

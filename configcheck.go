@@ -11,6 +11,7 @@ import (
 
 	"openinspect/internal/doors"
 	"openinspect/internal/seal"
+	"openinspect/sessions"
 )
 
 // check finds values that are set but cannot work.
@@ -101,6 +102,9 @@ func (c *Config) checkForms(complain func(format string, args ...any)) {
 		if d <= 0 {
 			complain("%s is %s: give a time such as 10m", name, d)
 		}
+	}
+	if p := c.PullRequestPictures; p != sessions.PicturesLink && p != sessions.PicturesNone {
+		complain("PULL_REQUEST_PICTURES is %q: give link or none", p)
 	}
 	for name, n := range map[string]int{"MAX_SANDBOXES": c.MaxSandboxes, "MAX_QUEUE": c.MaxQueue} {
 		if n < 1 {

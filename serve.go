@@ -153,7 +153,7 @@ func (c *control) buildEngine(ctx context.Context, key *seal.Key, route modelRou
 			BaseURL: route.BaseURL, Key: route.Key, Model: route.Small, Protocol: route.Protocol,
 		}),
 		Model: route.Model, SmallModel: route.Small, Protocol: route.Protocol,
-		BotName: botName, BotEmail: botEmail, Instructions: cfg.Instructions, BotPullRequests: cfg.BotPullRequests,
+		BotName: botName, BotEmail: botEmail, Instructions: cfg.Instructions, BotPullRequests: cfg.BotPullRequests, PullRequestPictures: cfg.PullRequestPictures,
 		PromptTimeout: cfg.PromptTimeout, SetupTimeout: cfg.SetupTimeout, ModelSilence: cfg.ModelSilence, BootTimeout: cfg.BootTimeout,
 		ParkAfter: cfg.ParkAfter, MaxQueue: cfg.MaxQueue, MaxSandboxes: cfg.MaxSandboxes,
 		MaxSpares: cfg.MaxSpares, PoolSize: cfg.PoolSize, SpareDayUSD: cfg.SpareDayBudget,
@@ -213,6 +213,7 @@ func (c *control) machineHandler(route modelRoute) (http.Handler, error) {
 	}
 	bridge := http.NewServeMux()
 	bridge.Handle(sandbox.BridgePath, sandbox.BridgeHandler(c.engine.ServeBridge))
+	bridge.Handle(sandbox.UploadPath, sandbox.UploadHandler(c.engine.TakeUpload))
 	return doors.New(doors.Config{
 		Auth: doorAuth{c.engine}, Next: bridge, Log: c.log,
 		Git: doors.NewGit(doors.GitConfig{Upstream: gitUpstream{c.forge}, Pushed: c.engine.Pushed, Log: c.log}),

@@ -14,6 +14,8 @@ const (
 	methodEphemeral = "chat.postEphemeral"
 	methodReplies   = "conversations.replies"
 	methodStatus    = "agents.sessions.setStatus"
+	methodUpload    = "files.getUploadURLExternal"
+	methodComplete  = "files.completeUploadExternal"
 )
 
 // limits are Slack's, per method, app and workspace, with some room left
@@ -30,6 +32,8 @@ var limits = map[string]struct {
 	methodEphemeral: {650 * time.Millisecond, 10},
 	methodReplies:   {1250 * time.Millisecond, 10},
 	methodStatus:    {1300 * time.Millisecond, 10},
+	methodUpload:    {650 * time.Millisecond, 10}, // tier 4, as its completion, which follows each
+	methodComplete:  {650 * time.Millisecond, 10},
 }
 
 const (

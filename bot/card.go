@@ -91,7 +91,11 @@ func (v cardView) origin() string {
 	if v.Author != "" {
 		who = "<@" + v.Author + ">"
 	}
-	if v.Prompt.Source != sessions.FromSlack {
+	switch v.Prompt.Source {
+	case sessions.FromSlack:
+	case sessions.FromAgent:
+		who += ", by a session that works for this one"
+	default:
 		who += " on the " + escape(string(v.Prompt.Source))
 	}
 	parts := []string{who}
@@ -123,7 +127,7 @@ func (v cardView) details() (lines []string) {
 			lines = append(lines, escape(clip(reason, 600)))
 		}
 	}
-	return lines
+	return append(lines, childLines(v.Progress.children)...)
 }
 
 // bootSteps are the phases in order, as people may call them.

@@ -211,6 +211,8 @@ func methodOf(it sessions.Delivery) string {
 	switch {
 	case it.Kind == sessions.DeliverEphemeral:
 		return methodEphemeral
+	case it.Kind == sessions.DeliverFile:
+		return methodUpload
 	case (it.Kind == sessions.DeliverCard || it.Kind == sessions.DeliverQuestion) && landedAt(it).TS != "":
 		return methodUpdate
 	}

@@ -33,6 +33,7 @@ type landed struct {
 	Channel string   `json:"channel,omitempty"`
 	TS      string   `json:"ts,omitempty"`
 	Parts   []string `json:"parts,omitempty"` // timestamps of an answer's further messages
+	File    string   `json:"file,omitempty"`  // Slack's id of a file whose bytes it has
 }
 
 func landedAt(it sessions.Delivery) (l landed) {
@@ -74,6 +75,8 @@ func (d *deliverer) deliver(ctx context.Context, it sessions.Delivery, t session
 		err = d.deliverMenu(ctx, it, t)
 	case sessions.DeliverQuestion:
 		err = d.deliverQuestion(ctx, it, t)
+	case sessions.DeliverFile:
+		err = d.deliverFile(ctx, it, t)
 	case sessions.DeliverUpdate:
 		err = d.postOnce(ctx, it, t, renderUpdate(it))
 	case sessions.DeliverNotice:
@@ -300,7 +303,7 @@ func (d *deliverer) refused(ctx context.Context, it sessions.Delivery, c *card, 
 	}
 	unknown := code == "" || slices.Contains(doubtfulCodes, code)
 	switch f.method {
-	case methodUpdate, methodReplies:
+	case methodUpdate, methodReplies, methodUpload:
 		unknown = it.Unknown // these post nothing; a message that was found before the edit is looked for again
 	}
 	d.log.Warn("a delivery is tried again", "delivery", it.ID, "kind", it.Kind, "unknown", unknown, "err", f)

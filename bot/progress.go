@@ -24,7 +24,8 @@ type progress struct {
 	waiting   *sessions.BodyWaiting
 	stopBy    string
 	ended     *sessions.BodyEnded
-	asked     bool // people were asked something
+	asked     bool                 // people were asked something
+	children  []sessions.BodyChild // sessions that were begun, as they are now
 	toolCount int
 }
 
@@ -67,6 +68,8 @@ func (p *progress) add(e sessions.Event) {
 		p.waiting = &w
 	case sessions.KindRepository:
 		p.waiting = nil
+	case sessions.KindChild:
+		p.addChild(body[sessions.BodyChild](e))
 	case sessions.KindQuestion:
 		p.asked = true
 	case sessions.KindStop:
@@ -75,6 +78,16 @@ func (p *progress) add(e sessions.Event) {
 		ended := body[sessions.BodyEnded](e)
 		p.ended = &ended
 	}
+}
+
+func (p *progress) addChild(c sessions.BodyChild) {
+	for i := range p.children {
+		if p.children[i].Session == c.Session {
+			p.children[i] = c
+			return
+		}
+	}
+	p.children = append(p.children, c)
 }
 
 func body[T any](e sessions.Event) (b T) {

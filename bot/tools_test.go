@@ -90,3 +90,45 @@ func TestAReplyToAQuestionAnswersIt(t *testing.T) {
 		t.Errorf("another message says so: %s", shows(shown))
 	}
 }
+
+func TestTheParentsCardListsTheSessionsThatItBegan(t *testing.T) {
+	t.Parallel()
+	finish := make(chan struct{})
+	tw := newTown(t, agent(func(ctx context.Context, b *sessionstest.Box, p sandbox.Prompt) {
+		answer := "Heard."
+		switch {
+		case strings.HasPrefix(p.Text, "bill"):
+			select {
+			case <-finish:
+			case <-ctx.Done():
+				return
+			}
+			answer = "Billed."
+		case !strings.HasPrefix(p.Text, "Session "):
+			r, err := b.Bridge().Call(ctx, sandbox.Call{ID: "call-" + p.ID, Prompt: p.ID, Tool: "start_session",
+				Args: json.RawMessage(`{"repository":"acme/billing","task":"bill","title":"Bill <politely>"}`)})
+			if err != nil || r.Error {
+				t.Errorf("beginning a session: %+v (%v)", r, err)
+			}
+			answer = "Begun."
+		}
+		b.Settle(p, sandbox.OutcomeCompleted, "", answer)
+	}))
+	ts := tw.say(tw.alice, "", tw.mention("look at acme/greeter"))
+	card := tw.see(ts, "⏳ queued")
+	if text := shows(card); !strings.Contains(text, "Bill &lt;politely&gt;") || !strings.Contains(text, "https://inspect.test/sessions/") || !strings.Contains(text, "*acme/billing*") {
+		t.Errorf("the card shows %s", text)
+	}
+	tw.see(ts, "Begun.")
+	close(finish)
+	tw.see(ts, "Heard.")
+	sessionstest.Eventually(t, "the first card lists the session as done", func() bool {
+		for _, m := range tw.ours(ts) {
+			if m.TS == card.TS {
+				return strings.Contains(shows(m), "✅ done")
+			}
+		}
+		return false
+	})
+	tw.see(ts, "by a session that works for this one")
+}

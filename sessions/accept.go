@@ -27,6 +27,9 @@ type Request struct {
 	MessageTS   string  // the Slack message, for edits and deletes
 	Repository  string  // owner/name if the surface knows it; else it is worked out
 	Model       string
+
+	parent *parentage // of a session that an agent begins
+	report bool       // it tells a parent what its child answered, and answers no question
 }
 
 // subject is what a request is about: its words, or what is attached if it has none.
@@ -144,7 +147,7 @@ func (t *tx) accept(ctx context.Context, r Request) (Accepted, error) {
 			return Accepted{}, err
 		}
 	}
-	if !begun {
+	if !begun && !r.report {
 		if err := t.answered(ctx, s, p, r.subject()); err != nil {
 			return Accepted{}, err
 		}
@@ -153,7 +156,11 @@ func (t *tx) accept(ctx context.Context, r Request) (Accepted, error) {
 	if err != nil {
 		return Accepted{}, err
 	}
-	if err := t.describe(ctx, s, begun, p, open, boot); err != nil {
+	parent := ""
+	if r.parent != nil {
+		parent = r.parent.session
+	}
+	if err := t.describe(ctx, s, begun, p, open, boot, parent); err != nil {
 		return Accepted{}, err
 	}
 	if s.Repository == "" {
@@ -204,7 +211,9 @@ func (t *tx) sessionFor(ctx context.Context, r Request) (s Session, begun bool, 
 	if _, err = t.ExecContext(ctx, `insert into sandboxes (session_id) values ($1)`, id); err != nil {
 		return s, false, fmt.Errorf("beginning a session: %w", err)
 	}
-	s, err = t.lockSession(ctx, id)
+	if s, err = t.lockSession(ctx, id); err == nil && r.parent != nil {
+		err = t.adopt(ctx, &s, *r.parent)
+	}
 	return s, true, err
 }
 
@@ -309,10 +318,10 @@ func (t *tx) beginAtOnce(ctx context.Context, s Session, p *Prompt, ahead int) (
 
 // describe appends the events of an accepted prompt, which the boot gets at once
 // if there is one, and records its card.
-func (t *tx) describe(ctx context.Context, s Session, begun bool, p Prompt, ahead int, boot string) error {
+func (t *tx) describe(ctx context.Context, s Session, begun bool, p Prompt, ahead int, boot, parent string) error {
 	var entries []entry
 	if begun {
-		entries = append(entries, entry{kind: KindCreated, body: BodyCreated{By: p.AuthorName, Source: p.Source}})
+		entries = append(entries, entry{kind: KindCreated, body: BodyCreated{By: p.AuthorName, Source: p.Source, Parent: parent}})
 	}
 	entries = append(entries, entry{prompt: p.ID, kind: KindQueued, body: BodyQueued{
 		Author: p.AuthorName, AuthorID: p.Author, Source: p.Source, Text: p.Text, Ahead: ahead, Files: p.FileNames()}})

@@ -32,10 +32,13 @@ var agentTools = map[string]agentTool{
 	"ask":                 {perform: ask},
 	"create_pull_request": {perform: createPullRequest},
 	"get_checks":          {read: getChecks},
+	"get_session":         {read: getSession},
 	"get_review":          {read: getReview},
 	"post_update":         {perform: postUpdate},
 	"reply_to_review":     {perform: replyToReview},
 	"set_title":           {perform: setTitle},
+	"upload_artifact":     {perform: uploadArtifact},
+	"start_session":       {perform: startSession},
 	"update_pull_request": {perform: updatePullRequest},
 }
 

@@ -37,6 +37,8 @@ type Config struct {
 
 	BotPullRequests bool // I11: the operator allows the App to open pull requests for people who are not linked
 
+	PullRequestPictures string // PicturesLink (the default) or PicturesNone
+
 	PromptTimeout time.Duration // a prompt may run so long; default 2 h
 	SetupTimeout  time.Duration // a repository hook may run so long; default 10 min
 	ModelSilence  time.Duration // the model may show no sign of life for so long; default 4 min
@@ -64,6 +66,9 @@ func (c Config) withDefaults() Config {
 		if *field <= 0 {
 			*field = value
 		}
+	}
+	if c.PullRequestPictures == "" {
+		c.PullRequestPictures = PicturesLink
 	}
 	limits := map[*int]int{&c.MaxQueue: 50, &c.MaxPrompt: 100_000, &c.MaxSandboxes: 20}
 	for field, value := range limits {
@@ -159,6 +164,7 @@ func (e *Engine) Run(ctx context.Context) error {
 	g.Go(func() error { return e.HoldLease(ctx, "images", e.planImages) })
 	g.Go(func() error { return e.buildImages(ctx) })
 	g.Go(func() error { return e.HoldLease(ctx, surfaceForge, e.deliverToForge) })
+	g.Go(func() error { return e.HoldLease(ctx, surfaceReports, e.deliverReports) })
 	if err := g.Wait(); err != nil && !errors.Is(err, context.Canceled) {
 		return err
 	}

@@ -186,7 +186,7 @@ type Artifact struct {
 	ID        uuid.UUID       `db:"id"`
 	SessionID string          `db:"session_id"`
 	Prompt    string          `db:"prompt_id"`
-	Kind      string          `db:"kind"` // branch, pull_request, screenshot, file
+	Kind      string          `db:"kind"` // branch, pull_request, screenshot, image, file
 	Key       string          `db:"key"`
 	URL       string          `db:"url"`
 	Title     string          `db:"title"`
@@ -213,6 +213,7 @@ const (
 type BodyCreated struct {
 	By     string `json:"by"`
 	Source Source `json:"source"`
+	Parent string `json:"parent,omitempty"` // the session whose agent began this one
 }
 
 // BodyRepository says which repository the session works on and why that one.
@@ -278,6 +279,11 @@ type BodyArtifact struct {
 	Title  string `json:"title"`
 	Number int    `json:"number,omitempty"`
 	By     string `json:"by,omitempty"`
+	// Of a file (screenshot, image, file): see ArtifactFile.
+	ID   string `json:"id,omitempty"`
+	Name string `json:"name,omitempty"`
+	MIME string `json:"mime,omitempty"`
+	Size int64  `json:"size,omitempty"` // bytes
 }
 
 // BodyWaiting says what the session waits for.

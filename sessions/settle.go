@@ -58,6 +58,9 @@ func (t *tx) settle(ctx context.Context, s Session, prompt string, how ending) (
 		return false, fmt.Errorf("noting that %s may be idle: %w", s.ID, err)
 	}
 	t.wakeSession(s.ID)
+	if err := t.reported(ctx, s, prompt); err != nil {
+		return false, err
+	}
 	if how.state == Cancelled {
 		return true, t.reopenQuestion(ctx, s, prompt)
 	}

@@ -26,7 +26,11 @@ func createPullRequest(ctx context.Context, t *tx, c toolCall) (*toolResult, str
 		return refusal("A pull request needs a title."), "", nil
 	}
 	s := c.session
+	body, err := t.withPictures(ctx, s, asked.Body)
+	if err != nil {
+		return nil, "", err
+	}
 	pr := NewPullRequest{Repository: s.Repository, Base: s.BaseBranch, Head: s.Branch(),
-		Title: shorten(asked.Title, longestTitle), Body: shorten(asked.Body, longestBody), Draft: asked.Draft}
+		Title: shorten(asked.Title, longestTitle), Body: shorten(body, longestBody), Draft: asked.Draft}
 	return t.askPullRequest(ctx, s, c.prompt, c.key("pr"), c.author, pr)
 }

@@ -25,7 +25,11 @@ func updatePullRequest(ctx context.Context, t *tx, c toolCall) (*toolResult, str
 		edit.Title = &title
 	}
 	if edit.Body != nil {
-		body := shorten(*edit.Body, longestBody)
+		body, err := t.withPictures(ctx, c.session, *edit.Body)
+		if err != nil {
+			return nil, "", err
+		}
+		body = shorten(body, longestBody)
 		edit.Body = &body
 	}
 	if edit.Title == nil && edit.Body == nil && edit.Draft == nil {

@@ -9,6 +9,7 @@ import (
 // mountTools adds the calls that answer what the agent's tools show.
 func (s *Server) mountTools(mux *http.ServeMux) {
 	mux.Handle("POST /api/prompts/{id}/answer", s.signedIn(s.postAnswer))
+	mux.Handle("DELETE /api/artifacts/{id}/link", s.signedIn(s.deletePictureLink))
 }
 
 // postAnswer chooses an option of the question that a prompt asked.

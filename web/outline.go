@@ -116,6 +116,10 @@ func eventKey(ev sessions.Event) string {
 		return "prompt:" + ev.Prompt
 	case sandbox.KindDiff:
 		return "diff:" + ev.Prompt
+	case sessions.KindChild:
+		if body, err := decode[sessions.BodyChild](ev); err == nil {
+			return childKey(body.Session)
+		}
 	case sessions.KindQuestion, sessions.KindAnswered:
 		return questionKey(ev.Prompt)
 	case sessions.KindRepository:

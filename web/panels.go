@@ -9,6 +9,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/google/uuid"
+
 	"openinspect/sandbox"
 	"openinspect/sessions"
 )
@@ -28,6 +30,9 @@ type sessionView struct {
 	PR           *sessions.Artifact
 	Participants []sessions.Person
 	Question     *sessions.Question // that waits for an answer
+	Children     []sessions.Child
+	Parent       string             // the session whose agent began this one
+	Linked       map[uuid.UUID]bool // artifacts that whoever has their link sees
 	Todo         []sandbox.TodoItem
 	TodoDone     int
 	Elapsed      time.Duration // of work, settled prompts and the running one

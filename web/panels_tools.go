@@ -16,5 +16,12 @@ func (s *Server) readTools(ctx context.Context, v *sessionView) error {
 	case !errors.Is(err, sessions.ErrNotFound):
 		return err
 	}
-	return nil
+	if v.Children, err = s.engine.Children(ctx, v.Session.ID); err != nil {
+		return err
+	}
+	if v.Parent, err = s.engine.Parent(ctx, v.Session.ID); err != nil {
+		return err
+	}
+	v.Linked, err = s.engine.LinkedPictures(ctx, v.Session.ID)
+	return err
 }

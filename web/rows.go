@@ -65,6 +65,8 @@ var shapes = map[string]shape{
 	sessions.KindArtifact:   bodyShape[sessions.BodyArtifact]("row-artifact"),
 	sessions.KindWaiting:    shapeWaiting,
 	sessions.KindUpdate:     shapeUpdate,
+	sessions.KindRevoked:    bodyShape[sessions.BodyRevoked]("row-revoked"),
+	sessions.KindChild:      shapeChild,
 	sessions.KindQuestion:   shapeQuestion,
 	sessions.KindAnswered:   shapeAnswered,
 	sandbox.KindPhase:       shapePhase,

@@ -50,3 +50,12 @@ func shapeAnswered(rd *rowRenderer, _ context.Context, ev sessions.Event, v *row
 	v.Body = questionView{b, rd.markdown.html(b.Text), false}
 	return "row-question", nil
 }
+
+func childKey(session string) string { return "child:" + session }
+
+// shapeChild shows a session that the agent began, as it is now.
+func shapeChild(_ *rowRenderer, _ context.Context, ev sessions.Event, v *rowView) (string, error) {
+	b, err := decode[sessions.BodyChild](ev)
+	v.Key, v.Open, v.InPlace, v.Body = childKey(b.Session), true, true, b
+	return "row-child", err
+}

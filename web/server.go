@@ -138,6 +138,8 @@ func (s *Server) Handler() http.Handler {
 	mux.Handle("GET /sessions/{id}/log.jsonl", s.signedIn(s.serveLog))
 	mux.Handle("GET /sessions/{id}/live", s.signedIn(s.serveLive))
 	s.mountImages(mux)
+	mux.Handle("GET /artifacts/{id}/{name...}", s.signedIn(s.serveArtifact))
+	mux.Handle("GET /pictures/{token}", s.adapt(s.servePicture))
 	s.mountAPI(mux)
 	mux.Handle("/", s.adapt(func(http.ResponseWriter, *http.Request) error { return errNoPage }))
 	return s.guard(http.NewCrossOriginProtection().Handler(mux))

@@ -52,3 +52,24 @@ func TestAQuestionIsAnsweredOnThePage(t *testing.T) {
 		t.Errorf("a stranger's answer is %d", resp.StatusCode)
 	}
 }
+
+func TestParentAndChildLinkEachOther(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	alice := r.signIn(t, "alice")
+	parent, child := alice.scribe("Greet"), alice.scribe("Bill")
+	if _, err := r.DB.Exec(`update sessions set parent = $1, root = $1, depth = 1, title = 'Bill <b>' where id = $2`, parent.session, child.session); err != nil {
+		t.Fatal(err)
+	}
+	for _, state := range []sessions.PromptState{sessions.Queued, sessions.Completed} {
+		parent.write(sessions.KindChild, sessions.BodyChild{Session: child.session, Repository: "acme/billing", Title: "Bill <b>", State: state})
+	}
+	page := alice.page(sessionPath(parent))
+	link := `<a href="` + sessionPath(child) + `">Bill &lt;b&gt;</a>`
+	if strings.Count(page, link) != 2 || strings.Count(page, `class="row line child"`) != 1 || !strings.Contains(page, `<span class="chip">Completed</span>`) {
+		t.Errorf("the parent's page does not show the child once in the transcript and once beside it:\n%s", page)
+	}
+	if page := alice.page(sessionPath(child)); !strings.Contains(page, `href="`+sessionPath(parent)+`">Begun by another session`) {
+		t.Error("the child's page does not lead to its parent")
+	}
+}

@@ -96,6 +96,7 @@ type plane struct {
 	all     []sandbox.Event
 	deltas  []sandbox.Delta
 	calls   []sandbox.Call
+	uploads []sandbox.Upload
 	prompts []sandbox.Prompt // to be delivered; one goes to one boot
 	owner   map[string]string
 	stops   []string
@@ -163,6 +164,7 @@ func gitServer(root string) http.Handler {
 func (p *plane) doors() http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle(sandbox.BridgePath, sandbox.BridgeHandler(p.serve))
+	mux.Handle(sandbox.UploadPath, sandbox.UploadHandler(p.takeUpload))
 	git := gitServer(filepath.Join(p.dir, "remotes"))
 	mux.HandleFunc("/git/", func(w http.ResponseWriter, r *http.Request) {
 		p.saw(r)

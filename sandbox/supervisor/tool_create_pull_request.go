@@ -14,14 +14,9 @@ const createPullRequestHelp = "Commit and push all changes and open a pull reque
 
 // publish commits and pushes, so that a pull request holds everything that the
 // agent did so far.
-func (s *supervisor) publish(ctx context.Context, t *turn, _ *createPullRequestArgs) (refused string) {
-	return s.commitAndPush(ctx, t)
-}
-
-// commitAndPush returns a sentence if something stays behind.
-func (s *supervisor) commitAndPush(ctx context.Context, t *turn) (refused string) {
+func publish[A any](s *supervisor, ctx context.Context, t *turn, args A) (send any, refused string) {
 	if err := s.commit(ctx, t); err != nil {
-		return "The changes could not be committed: " + err.Error()
+		return nil, "The changes could not be committed: " + err.Error()
 	}
-	return s.push(ctx, t).Error
+	return args, s.push(ctx, t).Error
 }

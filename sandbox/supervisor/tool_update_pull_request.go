@@ -1,7 +1,5 @@
 package supervisor
 
-import "context"
-
 type updatePullRequestArgs struct {
 	Title *string `json:"title,omitempty" jsonschema:"the new title, one line; leave out to keep it"`
 	Body  *string `json:"body,omitempty" jsonschema:"the whole new description in Markdown; leave out to keep it"`
@@ -10,7 +8,3 @@ type updatePullRequestArgs struct {
 
 const updatePullRequestHelp = "Commit and push all changes and change this session's open pull request: its title, its description, or whether it is a draft. " +
 	"Do not use it to open one: that is create_pull_request."
-
-func (s *supervisor) publishUpdate(ctx context.Context, t *turn, _ *updatePullRequestArgs) (refused string) {
-	return s.commitAndPush(ctx, t)
-}

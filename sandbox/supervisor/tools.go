@@ -23,22 +23,26 @@ const callTimeout = toolTimeout - 30*time.Second
 func (s *supervisor) newTools() http.Handler {
 	server := mcp.NewServer(&mcp.Implementation{Name: "openinspect", Version: "1"}, nil)
 	server.AddReceivingMiddleware(s.afterSync)
-	offer(s, server, "create_pull_request", createPullRequestHelp, offered[createPullRequestArgs]{before: (*supervisor).publish})
-	offer(s, server, "update_pull_request", updatePullRequestHelp, offered[updatePullRequestArgs]{before: (*supervisor).publishUpdate})
+	offer(s, server, "create_pull_request", createPullRequestHelp, offered[createPullRequestArgs]{before: publish[createPullRequestArgs]})
+	offer(s, server, "update_pull_request", updatePullRequestHelp, offered[updatePullRequestArgs]{before: publish[updatePullRequestArgs]})
 	offer(s, server, "get_checks", getChecksHelp, offered[getChecksArgs]{})
 	offer(s, server, "get_review", getReviewHelp, offered[getReviewArgs]{})
 	offer(s, server, "reply_to_review", replyToReviewHelp, offered[replyToReviewArgs]{})
 	offer(s, server, "ask", askHelp, offered[askArgs]{after: (*turn).asking})
 	offer(s, server, "post_update", postUpdateHelp, offered[postUpdateArgs]{})
+	offer(s, server, "upload_artifact", uploadArtifactHelp, offered[uploadArtifactArgs]{before: (*supervisor).uploadFile})
+	offer(s, server, "start_session", startSessionHelp, offered[startSessionArgs]{})
+	offer(s, server, "get_session", getSessionHelp, offered[getSessionArgs]{})
 	offer(s, server, "set_title", setTitleHelp, offered[setTitleArgs]{})
 	return mcp.NewStreamableHTTPHandler(func(*http.Request) *mcp.Server { return server }, nil)
 }
 
 // offered is what the supervisor itself does for a tool with arguments A.
 type offered[A any] struct {
-	// before does what has to be done in the box first, and may change the
-	// arguments. A sentence says that it could not, and the call is not made.
-	before func(s *supervisor, ctx context.Context, t *turn, args *A) (refused string)
+	// before does what has to be done in the box first, and returns what the
+	// control plane is sent. A sentence says that it could not be done, and the call
+	// is not made.
+	before func(s *supervisor, ctx context.Context, t *turn, args A) (send any, refused string)
 	// after is told of a call that succeeded.
 	after func(t *turn)
 }
@@ -55,12 +59,14 @@ func offer[A any](s *supervisor, server *mcp.Server, name, help string, o offere
 			if t == nil {
 				return toolText("No request is being worked on, so nothing is done.", true), nil, nil
 			}
+			var send any = args
 			if o.before != nil {
-				if refused := o.before(s, ctx, t, &args); refused != "" {
+				refused := ""
+				if send, refused = o.before(s, ctx, t, args); refused != "" {
 					return toolText(refused, true), nil, nil
 				}
 			}
-			result := s.call(ctx, t, name, args)
+			result := s.call(ctx, t, name, send)
 			if o.after != nil && !result.IsError {
 				o.after(t)
 			}

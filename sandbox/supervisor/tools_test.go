@@ -1,6 +1,7 @@
 package supervisor
 
 import (
+	"context"
 	"encoding/json"
 	"slices"
 	"strings"
@@ -68,6 +69,76 @@ func TestAskingEndsTheTurnAndTheAnswerGoesOnWithTheConversation(t *testing.T) {
 		if strings.Contains(text.Text, "never be said") {
 			t.Error("the agent went on without the answer")
 		}
+	}
+}
+
+// takeUpload keeps a file that the supervisor sent.
+func (p *plane) takeUpload(_ context.Context, token string, u sandbox.Upload) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if token != testToken || u.Name == "refuse.me" {
+		return &sandbox.RefusedUpload{Text: "It is not taken."}
+	}
+	p.uploads = append(p.uploads, u)
+	return nil
+}
+
+const uploadScript = `match show the chart
+step
+call bash
+	description: Draw
+	command: printf chart > chart.txt; ln -sf /proc/$PPID/environ environ.txt; ln -sf /proc/self/environ self.txt; mkdir -p dir; mkfifo pipe; : > empty.txt; printf x > refuse.me
+step
+call upload_artifact
+	path: chart.txt
+	title: The chart
+call upload_artifact
+	path: self.txt
+call upload_artifact
+	path: /proc/self/environ
+call upload_artifact
+	path: dir
+call upload_artifact
+	path: pipe
+call upload_artifact
+	path: empty.txt
+call upload_artifact
+	path: absent.txt
+call upload_artifact
+	path: refuse.me
+step
+say
+	Shown.
+`
+
+func TestTheAgentShowsFilesAndNothingOfTheKernels(t *testing.T) { // I7
+	t.Parallel()
+	p := newPlane(t, uploadScript)
+	b := p.newBox()
+	p.prompt("p1", "show the chart", "Alice")
+	b.start()
+	if end := p.settled("p1"); end.Answer != "Shown." {
+		t.Errorf("settled as %+v", end)
+	}
+	said := ""
+	for _, tool := range of[sandbox.BodyTool](p, "p1", sandbox.KindTool) {
+		if tool.State != "running" && tool.Tool == "openinspect_upload_artifact" {
+			said += tool.Output + tool.Error + "\n"
+		}
+	}
+	for _, want := range []string{"is the kernel's", "is not a file", "is empty", "no such file", "It is not taken."} {
+		if !strings.Contains(said, want) {
+			t.Errorf("the agent does not read %q:\n%s", want, said)
+		}
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if len(p.uploads) != 1 || p.uploads[0].Name != "chart.txt" || string(p.uploads[0].Data) != "chart" {
+		t.Errorf("the control plane got %d files, first %+v", len(p.uploads), p.uploads)
+	}
+	var claim claimedUpload
+	if len(p.calls) != 1 || json.Unmarshal(p.calls[0].Args, &claim) != nil || claim.Upload != p.uploads[0].ID || claim.Title != "The chart" {
+		t.Errorf("calls: %+v", p.calls)
 	}
 }
 

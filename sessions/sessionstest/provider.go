@@ -232,6 +232,15 @@ func (b *Box) Spec() sandbox.Spec { return b.spec }
 // Prompts returns the prompts that the supervisor received, in order.
 func (b *Box) Prompts() []sandbox.Prompt { return b.current().received() }
 
+// Upload sends a file, as a supervisor does before the call that names its id.
+func (b *Box) Upload(ctx context.Context, id, name string, data []byte) error {
+	control, err := sandbox.ParseControl(b.spec.Env[sandbox.EnvControl])
+	if err != nil {
+		return err
+	}
+	return control.Put(ctx, b.spec.Env[sandbox.EnvToken], sandbox.Upload{ID: id, Name: name, Data: data})
+}
+
 // Crash ends the box as a killed machine does.
 func (b *Box) Crash() { b.end() }
 

@@ -100,7 +100,9 @@ func (w *World) Engine(changes ...func(*sessions.Config)) *sessions.Engine {
 // would, without goodbyes, and waits for its goroutines.
 func (w *World) Run(e *sessions.Engine) (stop func()) {
 	ctx, cancel := context.WithCancel(context.Background())
-	handler := sandbox.BridgeHandler(e.ServeBridge)
+	handler := http.NewServeMux()
+	handler.Handle(sandbox.BridgePath, sandbox.BridgeHandler(e.ServeBridge))
+	handler.Handle(sandbox.UploadPath, sandbox.UploadHandler(e.TakeUpload))
 	var bridges sync.WaitGroup
 	var serving http.Handler = http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 		bridges.Add(1)

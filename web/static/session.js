@@ -214,6 +214,7 @@ function actions(session) {
     stop: (d) => post(`/api/sessions/${session}/stop`, { prompt: d.prompt }),
     retry: (d) => post(`/api/prompts/${d.prompt}/retry`),
     answer: (d) => post(`/api/prompts/${d.prompt}/answer`, { option: Number(d.option) }),
+    revoke: (d) => remove(`/api/artifacts/${d.artifact}/link`),
     cancel: (d) => remove(`/api/prompts/${d.prompt}`),
     choose: (d) => post(`/api/sessions/${session}/repository`, { repository: d.repository }),
   };
