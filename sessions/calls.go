@@ -36,6 +36,7 @@ var agentTools = map[string]agentTool{
 	"get_review":          {read: getReview},
 	"post_update":         {perform: postUpdate},
 	"reply_to_review":     {perform: replyToReview},
+	"screenshot":          {perform: uploadArtifact},
 	"set_title":           {perform: setTitle},
 	"upload_artifact":     {perform: uploadArtifact},
 	"start_session":       {perform: startSession},

@@ -101,6 +101,8 @@ type supervisor struct {
 	identity *identity
 	settings agentSettings
 
+	browsing sync.Mutex // held while a browser runs
+
 	agentMu sync.Mutex
 	agent   *opencode
 }

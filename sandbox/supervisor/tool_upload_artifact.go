@@ -28,6 +28,16 @@ type claimedUpload struct {
 	Upload string `json:"upload"`
 	Title  string `json:"title,omitempty"`
 	Kind   string `json:"kind,omitempty"`
+
+	kept string // where the agent finds it
+}
+
+// note is added to what the agent reads of a call that succeeded.
+func (c claimedUpload) note() string {
+	if c.kept == "" {
+		return ""
+	}
+	return "\nTo look at it yourself, read " + c.kept + "."
 }
 
 // uploadFile sends the file, and has the call name it.

@@ -33,6 +33,7 @@ func (s *supervisor) newTools() http.Handler {
 	offer(s, server, "upload_artifact", uploadArtifactHelp, offered[uploadArtifactArgs]{before: (*supervisor).uploadFile})
 	offer(s, server, "start_session", startSessionHelp, offered[startSessionArgs]{})
 	offer(s, server, "get_session", getSessionHelp, offered[getSessionArgs]{})
+	offer(s, server, "screenshot", screenshotHelp, offered[screenshotArgs]{before: (*supervisor).shoot})
 	offer(s, server, "set_title", setTitleHelp, offered[setTitleArgs]{})
 	return mcp.NewStreamableHTTPHandler(func(*http.Request) *mcp.Server { return server }, nil)
 }
@@ -66,25 +67,28 @@ func offer[A any](s *supervisor, server *mcp.Server, name, help string, o offere
 					return toolText(refused, true), nil, nil
 				}
 			}
-			result := s.call(ctx, t, name, send)
-			if o.after != nil && !result.IsError {
+			text, failed := s.call(ctx, t, name, send)
+			if noted, has := send.(interface{ note() string }); has && !failed {
+				text += noted.note()
+			}
+			if o.after != nil && !failed {
 				o.after(t)
 			}
-			return result, nil, nil
+			return toolText(text, failed), nil, nil
 		})
 }
 
 // call asks the control plane.
-func (s *supervisor) call(ctx context.Context, t *turn, tool string, args any) *mcp.CallToolResult {
+func (s *supervisor) call(ctx context.Context, t *turn, tool string, args any) (text string, failed bool) {
 	data, err := json.Marshal(args)
 	if err != nil {
-		return toolText("The arguments cannot be passed on: "+err.Error(), true)
+		return "The arguments cannot be passed on: " + err.Error(), true
 	}
 	result, err := s.bridge.Call(ctx, sandbox.Call{ID: newID("call-"), Prompt: t.prompt.ID, Tool: tool, Args: data})
 	if err != nil {
-		return toolText("The control plane did not answer; try again later. ("+err.Error()+")", true)
+		return "The control plane did not answer; try again later. (" + err.Error() + ")", true
 	}
-	return toolText(result.Text, result.Error)
+	return result.Text, result.Error
 }
 
 func toolText(text string, isError bool) *mcp.CallToolResult {

@@ -1,8 +1,12 @@
 package supervisor
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
+	"image/png"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -139,6 +143,99 @@ func TestTheAgentShowsFilesAndNothingOfTheKernels(t *testing.T) { // I7
 	var claim claimedUpload
 	if len(p.calls) != 1 || json.Unmarshal(p.calls[0].Args, &claim) != nil || claim.Upload != p.uploads[0].ID || claim.Title != "The chart" {
 		t.Errorf("calls: %+v", p.calls)
+	}
+}
+
+const shotScript = `match show the page
+step
+call bash
+	description: Write pages
+	command: printf '<body style="margin:0;height:3000px;background:#0a0"><script>document.title=navigator.userAgent</script>' > page.html
+step
+call screenshot
+	file: page.html
+	title: The page <before>
+	width = 400
+	height = 300
+	full_page = true
+call screenshot
+	url: https://example.com/
+	title: Elsewhere
+call screenshot
+	url: http://127.0.0.1:1/
+	title: Nobody there
+call screenshot
+	title: Nothing
+call screenshot
+	file: page.html
+	title: Too small
+	width = 10
+step
+call bash
+	description: Look at it
+	command: ls ${TMPDIR:-/tmp}/screenshots
+step
+say
+	Shown: {{.Result "bash"}}
+`
+
+func TestAPictureOfAPageInTheSandboxIsTakenAndSent(t *testing.T) {
+	t.Parallel()
+	p := newPlane(t, shotScript)
+	b := p.newBox()
+	p.prompt("p1", "show the page", "Alice")
+	b.start()
+	if end := p.settled("p1"); !strings.Contains(end.Answer, "the-page-before.png") {
+		t.Errorf("settled as %+v", end)
+	}
+	said := ""
+	for _, tool := range of[sandbox.BodyTool](p, "p1", sandbox.KindTool) {
+		if tool.State != "running" && tool.Tool == "openinspect_screenshot" {
+			said += tool.Output + tool.Error + "\n"
+		}
+	}
+	for _, want := range []string{"look at it yourself, read ", "example.com is outside of it", "could not be opened",
+		"either url or file", "200 to 3840 pixels"} {
+		if !strings.Contains(said, want) {
+			t.Errorf("the agent does not read %q:\n%s", want, said)
+		}
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if len(p.uploads) != 1 || p.uploads[0].Name != "the-page-before.png" {
+		t.Fatalf("the control plane got %d files", len(p.uploads))
+	}
+	picture, err := png.Decode(bytes.NewReader(p.uploads[0].Data))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if size := picture.Bounds().Size(); size.X != 400 || size.Y != 3000 {
+		t.Errorf("the picture has %v", size)
+	}
+	if r, g, b, _ := picture.At(10, 2900).RGBA(); r>>8 != 0 || g>>8 != 0xaa || b>>8 != 0 {
+		t.Errorf("its end is %x %x %x", r>>8, g>>8, b>>8)
+	}
+	var claim claimedUpload
+	if len(p.calls) != 1 || p.calls[0].Tool != "screenshot" || json.Unmarshal(p.calls[0].Args, &claim) != nil || claim.Kind != "screenshot" || claim.Title != "The page <before>" {
+		t.Errorf("calls: %+v", p.calls)
+	}
+}
+
+func TestWithoutABrowserTheAgentIsToldWhoCanHelp(t *testing.T) {
+	t.Setenv("PATH", t.TempDir())
+	home := t.TempDir()
+	if _, err := browserPath(home, ""); err == nil || !strings.Contains(err.Error(), "an operator can install Chromium") {
+		t.Errorf("without a browser: %v", err)
+	}
+	path := filepath.Join(home, ".cache", "ms-playwright", "chromium-1200", "chrome-linux", "chrome")
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, nil, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := browserPath(home, ""); err != nil || got != path {
+		t.Errorf("Playwright's browser is found at %q (%v)", got, err)
 	}
 }
 
