@@ -173,7 +173,7 @@ func slackCode(err error) string {
 // Scopes are what the bot token needs; manifest.yaml asks for them.
 var Scopes = []string{
 	"app_mentions:read", "channels:history", "groups:history", "im:history", "mpim:history",
-	"chat:write", "files:read", "users:read", "users:read.email",
+	"chat:write", "files:read", "files:write", "users:read", "users:read.email",
 }
 
 // pageURL is where a session is shown.

@@ -6,8 +6,10 @@
 // of one thread is in one lane. A card is the one message per prompt that is
 // edited while the log goes on. An answer is the one new message per settled
 // prompt, in several parts if it is long. A notice is a sentence that is no part
-// of a session's log. A key names an inbound thing (I1) or an outbound message
-// (I6); an outbound key travels as the message's metadata.
+// of a session's log. A question is a message with buttons that is edited once,
+// when it is answered; an update is what the agent posts while it works. A key
+// names an inbound thing (I1) or an outbound message (I6); an outbound key travels
+// as the message's metadata, except with a file, which is known by Slack's id of it.
 //
 // The way in: socket → lane → dispatch → one call of the Engine → acknowledged.
 // Nothing is acknowledged before the Engine has committed; what could not be

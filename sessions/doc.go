@@ -63,14 +63,21 @@
 // holds it. What a builder saved and could not record any more is nobody's: the
 // provider forgets it after sandbox.KeepImage.
 //
-// The agent's tools (tool_*.go, calls.go). A call is a row before it has an effect
-// and is done only while the prompt that made it runs in the boot that made it.
+// The agent's tools. calls.go has their table; each has a file of its own,
+// tool_NAME.go. A call is a row before it has an effect, and is done only while
+// the prompt that made it runs in the boot that made it. What changes something
+// outside is an outbox row, done in the name of the person whose prompt it is
+// (I11); what only reads is read again if the bridge is cut. A question ends its
+// prompt, and what a person asks for next answers it (questions). A file comes
+// beside the bridge and is claimed by a call (artifacts, pictures). A child session
+// tells its parent by a report, which is a row until it was told (children).
+//
 // Files: accept, steer (edit, cancel, stop, retry), repository, naming, choose
 // are what people ask for; bridge, actor, parts, calls are the actor; start,
 // park, watch are the sandbox's life, spares what waits for a session, images_* what
-// both begin from; settle, log, outbox are what everybody
-// writes through; feed, gossip are the readers; pulls, github, people are whom
-// effects belong to.
+// both begin from; settle, log, outbox are what everybody writes through; feed,
+// gossip are the readers; pulls, forge_effects, github, people are whom effects
+// belong to.
 //
 // This package knows nothing of HTTP, Slack, GitHub or Modal. bot, web and
 // webhooks use the Engine itself; what the core needs from outside are the

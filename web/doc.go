@@ -24,11 +24,14 @@
 //   - Everything that a log says is untrusted (I10): HTML comes from
 //     html/template, or from goldmark through bluemonday; scripts are modules of
 //     our own and nothing else may run (Content-Security-Policy, Trusted Types).
+//   - What the agent uploaded is served by what its bytes are: pictures and plain
+//     text as such, everything else as a download, none of it able to run.
 //   - Whatever is posted carries an Idempotency-Key that the browser minted, so
 //     that a request sent twice has one effect (I1).
 //
 // Who may see what: every full member of the Slack workspace sees and steers
-// every session; nobody else sees anything. The sign-in is Slack's OpenID Connect
+// every session; nobody else sees anything, except a picture that the agent put
+// into a pull request: whoever has its link sees it, until somebody revokes it. The sign-in is Slack's OpenID Connect
 // with issuer, signature, audience, nonce and team checked. That says nothing of
 // guests, so Members is asked about the person at the sign-in and then every ten
 // minutes in which the page is used: somebody who became a guest or was

@@ -7,7 +7,7 @@
 //
 // The App proves itself by a JWT of its private key, which gets it installation
 // tokens. Each of those is asked for one repository and one permission (Token:
-// contents; pull requests for themselves), or, to list repositories, for
+// contents; pull requests, checks and logs for themselves), or, to list repositories, for
 // metadata alone. They live an hour, are kept in memory, and are replaced when
 // less than ten minutes remain, so that whoever gets one can finish a long push
 // with it. Callers that need the same new token wait for one request.

@@ -21,9 +21,14 @@ const browserTime = 90 * time.Second
 var errNoBrowser = errors.New("there is no browser in this sandbox, so no picture can be taken: " +
 	"an operator can install Chromium, or start sessions from an image that has it")
 
+// installedBrowsers are where systems have Chromium.
+var installedBrowsers = []string{"/usr/lib/chromium/chromium", "chromium", "chromium-browser", "google-chrome", "google-chrome-stable"}
+
 // browserPath finds Chromium: an installed one, or the one that Playwright keeps.
-func browserPath(home, playwright string) (string, error) {
-	for _, name := range []string{"chromium", "chromium-browser", "google-chrome", "google-chrome-stable"} {
+// Debian's /usr/bin/chromium is a script that reads files of /etc, which a box may
+// not have; the program is beside it.
+func browserPath(installed []string, home, playwright string) (string, error) {
+	for _, name := range installed {
 		if path, err := exec.LookPath(name); err == nil {
 			return path, nil
 		}

@@ -33,6 +33,11 @@
 //   - I12: what a turn started is ended within seconds of its end. The supervisor is a
 //     subreaper, so that no process can hide by losing its parent.
 //
+// The agent's tools are offered to OpenCode by MCP (tools.go; each has a file of its
+// own, tool_NAME.go). What has to be done in the box, committing and pushing or
+// taking a picture, is done here first; then the control plane gets the call.
+// Asking people ends the turn: from then on the model is not asked any more.
+//
 // Files of its own lie in <home>/.openinspect: the spool of the bridge, git's
 // author and hooks, which prompt runs, OpenCode's session and a consistent copy
 // of its database. They are part of a saved filesystem, so that a box which is

@@ -34,7 +34,7 @@ func (s *supervisor) shoot(ctx context.Context, _ *turn, args screenshotArgs) (s
 	if err != nil {
 		return nil, sentence(err)
 	}
-	program, err := browserPath(s.cfg.Home, lookUpEnv(s.repo.env, "PLAYWRIGHT_BROWSERS_PATH"))
+	program, err := browserPath(installedBrowsers, s.cfg.Home, lookUpEnv(s.repo.env, "PLAYWRIGHT_BROWSERS_PATH"))
 	if err != nil {
 		return nil, sentence(err)
 	}

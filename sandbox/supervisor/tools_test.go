@@ -222,9 +222,9 @@ func TestAPictureOfAPageInTheSandboxIsTakenAndSent(t *testing.T) {
 }
 
 func TestWithoutABrowserTheAgentIsToldWhoCanHelp(t *testing.T) {
-	t.Setenv("PATH", t.TempDir())
+	t.Parallel()
 	home := t.TempDir()
-	if _, err := browserPath(home, ""); err == nil || !strings.Contains(err.Error(), "an operator can install Chromium") {
+	if _, err := browserPath([]string{"no-such-browser"}, home, ""); err == nil || !strings.Contains(err.Error(), "an operator can install Chromium") {
 		t.Errorf("without a browser: %v", err)
 	}
 	path := filepath.Join(home, ".cache", "ms-playwright", "chromium-1200", "chrome-linux", "chrome")
@@ -234,7 +234,7 @@ func TestWithoutABrowserTheAgentIsToldWhoCanHelp(t *testing.T) {
 	if err := os.WriteFile(path, nil, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	if got, err := browserPath(home, ""); err != nil || got != path {
+	if got, err := browserPath([]string{"no-such-browser"}, home, ""); err != nil || got != path {
 		t.Errorf("Playwright's browser is found at %q (%v)", got, err)
 	}
 }
