@@ -205,3 +205,33 @@ func TestAParentThatTakesNoMoreIsToldByItsLog(t *testing.T) {
 		t.Errorf("sessions: %d (%v)", len(list), err)
 	}
 }
+
+func TestChildrenSpendFromTheBudgetOfTheirRoot(t *testing.T) {
+	t.Parallel()
+	w, e, begun := handWorld(t, func(c *sessions.Config) { c.SessionBudgetUSD = 1 })
+	alice := w.Linked(e, "Alice")
+	acc := w.Ask(e, alice.ID, "1.0", "acme/greeter: greet")
+	h := <-begun
+	id, child := h.child(begun, "acme/billing", "bill")
+	other := w.Ask(e, alice.ID, "2.0", "acme/greeter: greet")
+	for _, s := range []string{acc.Session.ID, id} {
+		if err := e.Allow(bg, s); err != nil {
+			t.Fatal(err)
+		}
+		if err := e.Used(bg, s, sessions.Usage{Model: "m", CostUSD: 0.6, Known: true}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, s := range []string{acc.Session.ID, id} {
+		if err := e.Allow(bg, s); !strings.Contains(problem(err), "The budget of this session is used up: $1.20 of $1.00") {
+			t.Errorf("session %s may spend more: %v", s, err)
+		}
+	}
+	if err := e.Allow(bg, other.Session.ID); err != nil {
+		t.Errorf("a session of its own: %v", err)
+	}
+	child.done <- "done"
+	h.done <- "done"
+	(<-begun).done <- "done"
+	(<-begun).done <- "done"
+}

@@ -105,7 +105,8 @@ type Usage struct {
 	Known                                bool // the model's price is known
 }
 
-// Allow says whether a session may spend more; a *Problem says which budget is used up.
+// Allow says whether a session may spend more; a *Problem says which budget is used
+// up. The sessions that an agent began spend from the budget of the one at their root.
 func (e *Engine) Allow(ctx context.Context, session string) error {
 	if e.cfg.SessionBudgetUSD <= 0 && e.cfg.PersonDayBudgetUSD <= 0 && e.cfg.DayBudgetUSD <= 0 {
 		return nil
@@ -118,7 +119,8 @@ func (e *Engine) Allow(ctx context.Context, session string) error {
 	}
 	err := e.db.GetContext(ctx, &spent, `
 		with author as (select author from prompts where session_id = $1 and started_at is not null order by state = 'running' desc, position desc limit 1)
-		select (select cost_usd from sessions where id = $1) as session,
+		select (select coalesce(sum(f.cost_usd), 0) from sessions s join sessions f on f.id = coalesce(s.root, s.id) or f.root = coalesce(s.root, s.id)
+				where s.id = $1) as session,
 			coalesce((select sum(cost_usd) from usage where person = (select author from author) and at > now() - interval '24 hours'), 0) as person,
 			coalesce((select sum(cost_usd) from usage where at > now() - interval '24 hours'), 0) as day,
 			coalesce((select name from people where id = (select author from author)), '') as name`, session)

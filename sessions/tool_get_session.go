@@ -26,6 +26,8 @@ func getSession(ctx context.Context, e *Engine, c toolCall) (toolResult, error) 
 		return toolResult{}, err
 	}
 	deadline := time.Now().Add(min(time.Duration(max(0, asked.WaitSeconds)*float64(time.Second)), longestWait))
+	ctx, cancel := context.WithCancel(ctx) // which ends the listening
+	defer cancel()
 	wake := e.hub.listen(ctx, surfaceTopic(surfaceReports))
 	for {
 		text, done, err := e.childNow(ctx, asked.Session)

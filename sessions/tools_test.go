@@ -134,6 +134,26 @@ func TestNoToolDoesAnythingForAPromptThatHasEnded(t *testing.T) {
 	}
 }
 
+func TestABoxCallsForItsOwnPromptOnly(t *testing.T) {
+	t.Parallel()
+	w, e, begun := handWorld(t)
+	first := w.Ask(e, w.Person(e, "Alice").ID, "1.0", "acme/greeter: greet")
+	h := <-begun
+	other := w.Ask(e, w.Person(e, "Bob").ID, "2.0", "acme/greeter: greet")
+	foreign := <-begun
+	foreign.prompt.ID = first.Prompt.ID
+	foreign.refused("set_title", `{"title":"Taken over"}`, "That request has ended")
+	foreign.prompt.ID = other.Prompt.ID
+	h.done <- "done"
+	foreign.done <- "done"
+	ended(t, e, first.Prompt.ID)
+	for _, s := range []string{first.Session.ID, other.Session.ID} {
+		if x, err := e.Session(bg, s); err != nil || x.Title == "Taken over" {
+			t.Errorf("session %s is called %q (%v)", s, x.Title, err)
+		}
+	}
+}
+
 func TestAToolThatDoesNotExistIsNamed(t *testing.T) {
 	t.Parallel()
 	w, e, begun := handWorld(t)

@@ -31,12 +31,12 @@
 //
 // Who may see what: every full member of the Slack workspace sees and steers
 // every session; nobody else sees anything, except a picture that the agent put
-// into a pull request: whoever has its link sees it, until somebody revokes it. The sign-in is Slack's OpenID Connect
-// with issuer, signature, audience, nonce and team checked. That says nothing of
-// guests, so Members is asked about the person at the sign-in and then every ten
-// minutes in which the page is used: somebody who became a guest or was
-// deactivated is signed out everywhere. GitHub is connected afterwards and is
-// never a way to sign in.
+// into a pull request: whoever has its link sees it, until somebody revokes it. The
+// sign-in is Slack's OpenID Connect with issuer, signature, audience, nonce and
+// team checked. That says nothing of guests, so Members is asked about the person
+// at the sign-in and then every ten minutes in which the page is used: somebody who
+// became a guest or was deactivated is signed out everywhere. GitHub is connected
+// afterwards and is never a way to sign in.
 //
 // Goroutines run under Server.Run alone: one per room, one per watcher and one
 // that reads what the watcher says.

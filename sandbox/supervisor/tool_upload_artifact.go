@@ -90,7 +90,7 @@ func readArtifact(path string) ([]byte, error) {
 	case on.Type == unix.PROC_SUPER_MAGIC || on.Type == unix.SYSFS_MAGIC:
 		return nil, fmt.Errorf("%s is the kernel's, not a file to show", path)
 	case info.Size() > sandbox.MaxUpload:
-		return nil, errors.New(sandbox.TooLargeUpload)
+		return nil, &sandbox.RefusedUpload{Text: sandbox.TooLargeUpload}
 	}
 	data, err := io.ReadAll(io.LimitReader(f, sandbox.MaxUpload+1)) // it may have grown; the control plane refuses then
 	if err == nil && len(data) == 0 {
