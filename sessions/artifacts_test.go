@@ -194,3 +194,14 @@ func TestAnOperatorKeepsPicturesOutOfPullRequests(t *testing.T) {
 		t.Errorf("the pull request says %q", body)
 	}
 }
+
+func TestASandboxThatWaitsForASessionSendsNoFiles(t *testing.T) {
+	t.Parallel()
+	w, e, _ := running(t, withSpares)
+	interest(t, e)
+	waiting(t, w)
+	err := w.Provider.Boxes()[0].Upload(bg, uuid.NewString(), "x.png", png)
+	if no := (*sandbox.RefusedUpload)(nil); !errors.As(err, &no) || !strings.Contains(no.Text, "works for no session") {
+		t.Errorf("a file of a spare: %v", err)
+	}
+}

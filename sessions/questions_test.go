@@ -6,7 +6,6 @@ import (
 	"sync"
 	"testing"
 
-	"openinspect/sandbox"
 	"openinspect/sessions"
 	"openinspect/sessions/sessionstest"
 )
@@ -129,11 +128,13 @@ func TestOfTwoAnswersAtOnceOneCounts(t *testing.T) {
 func TestAnAnswerThatIsWithdrawnOpensTheQuestionAgain(t *testing.T) {
 	t.Parallel()
 	w, e, begun := handWorld(t)
-	acc := asked(t, w, e, begun, "1.0")
-	// Nothing runs while the sandbox is gone, so the answer stays queued.
-	w.Provider.Boxes()[0].Crash()
-	w.Provider.Fail(sandbox.ErrCapacity, sandbox.ErrCapacity, sandbox.ErrCapacity, sandbox.ErrCapacity, sandbox.ErrCapacity)
-	bob := w.Person(e, "Bob")
+	alice, bob := w.Person(e, "Alice"), w.Person(e, "Bob")
+	acc := w.Ask(e, alice.ID, "1.0", "acme/greeter: greet")
+	h := <-begun
+	w.AskAt(e, alice.ID, "1.0", "1.5", "and this") // runs next, so the answer has to wait
+	h.must("ask", whichZone, "asked")
+	h.done <- ""
+	next := <-begun
 	got, err := e.AnswerQuestion(bg, "press", acc.Prompt.ID, 0, sessions.FromSlack, bob.ID)
 	if err != nil {
 		t.Fatal(err)
@@ -147,6 +148,7 @@ func TestAnAnswerThatIsWithdrawnOpensTheQuestionAgain(t *testing.T) {
 	if all := bodies[sessions.BodyQuestion](t, e, acc.Session.ID, sessions.KindQuestion); len(all) != 2 {
 		t.Errorf("the page shows %+v", all)
 	}
+	next.done <- "done"
 }
 
 func TestAQuestionThatPeopleCannotAnswerIsRefused(t *testing.T) {
