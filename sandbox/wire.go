@@ -138,9 +138,10 @@ type Prompt struct {
 	AuthorEmail string       `json:"author_email"` // GitHub noreply address, or the bot's if the person is not linked
 	Attachments []Attachment `json:"attachments,omitempty"`
 	Model       string       `json:"model,omitempty"`
-	// Since is the commit from which its work began in an earlier box that ended
-	// while it ran, or empty: what it changed counts from there.
-	Since string `json:"since,omitempty"`
+	// Of a prompt that goes on from an earlier box: what was asked for, if Text is
+	// not that, and the commit from which its work began there and its changes count.
+	Subject string `json:"subject,omitempty"`
+	Since   string `json:"since,omitempty"`
 }
 
 // Attachment is a file that came with a prompt.

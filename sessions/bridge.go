@@ -137,14 +137,18 @@ func (a *actor) live(ctx context.Context, beats <-chan sandbox.Heartbeat) error 
 		case h := <-beats:
 			res, err := a.e.db.ExecContext(ctx, `
 				update sandboxes set heartbeat_at = now(), held_until = now() + make_interval(secs => $3),
-					busy = $4, memory = $5, disk = $6
+					busy = $4, memory = $5, disk = $6,
+					quiet_prompt = $7, quiet_at = case when quiet_prompt = $7 then quiet_at else now() end
 				where session_id = $1 and epoch = $2`,
-				a.session, a.epoch, seconds(a.e.tempo.lost), h.Busy, h.Memory, h.Disk)
+				a.session, a.epoch, seconds(a.e.tempo.lost), h.Busy, h.Memory, h.Disk, storable(h.Quiet))
 			if err != nil {
 				return fmt.Errorf("writing a heartbeat of %s: %w", a.session, err)
 			}
 			if held, err := affected(res); err != nil || !held {
 				return errors.Join(err, errLeaseLost)
+			}
+			if err := a.e.transact(ctx, func(t *tx) error { return t.charge(ctx, a.session) }); err != nil {
+				return err
 			}
 		}
 	}
