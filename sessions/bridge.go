@@ -194,7 +194,7 @@ func (a *actor) takeOver(ctx context.Context, t *tx, token string, known map[str
 	if err != nil {
 		return Session{}, notFound(err)
 	}
-	a.session, a.box = b.Session, b.Box
+	a.session, a.box, a.parking = b.Session, b.Box, b.State == SandboxParking
 	s, err := t.lockSession(ctx, b.Session)
 	if err != nil {
 		return s, err
@@ -272,7 +272,9 @@ func (a *actor) welcome(s Session) sandbox.Welcome {
 	if s.Model != "" {
 		w.Model = s.Model
 	}
-	w.AckedThrough = a.acked
+	if !a.withholds() { // see park
+		w.AckedThrough = a.acked
+	}
 	return w
 }
 
@@ -367,8 +369,12 @@ func (a *actor) storeBatch(ctx context.Context, batch []sandbox.Message) error {
 	var events []sandbox.Event
 	last := a.acked
 	for _, m := range batch {
-		if m.Event == nil || m.Event.N <= last {
-			continue // known already, and sent again
+		if m.Event == nil {
+			continue
+		}
+		if m.Event.N <= last { // known already, and sent again
+			a.noteParking([]sandbox.Event{*m.Event})
+			continue
 		}
 		if m.Event.N != last+1 {
 			return fmt.Errorf("the sandbox sent event %d after %d", m.Event.N, last)
