@@ -76,7 +76,7 @@ func (l *lifeStory) run() {
 		sessionstest.Answer(ctx, b, p)
 	}
 	l.h.fails = errors.New("the line went dead")
-	l.w.Provider.Interfere = l.h.interfere
+	l.w.Provider.Interfere(l.h.interfere)
 	if !l.kill {
 		close(l.h.let)
 	}

@@ -86,6 +86,19 @@ func newHanging(call string, after bool) *hanging {
 	return &hanging{call: call, after: after, hangs: make(chan struct{}), let: make(chan struct{})}
 }
 
+// await waits until the call hangs.
+func (h *hanging) await(t *testing.T) {
+	t.Helper()
+	sessionstest.Eventually(t, "the provider is asked to "+h.call, func() bool {
+		select {
+		case <-h.hangs:
+			return true
+		default:
+			return false
+		}
+	})
+}
+
 func (h *hanging) interfere(ctx context.Context, call string, after bool) (err error) {
 	if call != h.call || after != h.after {
 		return nil
@@ -109,15 +122,15 @@ func TestARequestDoesNotWaitForASnapshotThatHangs(t *testing.T) {
 			t.Parallel()
 			w, e, began, leave := world(t, soon)
 			h := newHanging("snapshot", after)
-			w.Provider.Interfere = h.interfere
+			w.Provider.Interfere(h.interfere)
 			alice := w.Person(e, "Alice")
 			first := w.Ask(e, alice.ID, "1.0", "acme/greeter: one")
-			<-began
+			heard(t, began)
 			leave <- struct{}{}
 			ended(t, e, first.Prompt.ID)
-			<-h.hangs
+			h.await(t)
 			second := w.Ask(e, alice.ID, "1.0", "two")
-			<-began // it runs, and the snapshot goes on
+			heard(t, began) // it runs, and the snapshot goes on
 			close(h.let)
 			sessionstest.Eventually(t, "the snapshot is not kept: half of what the second request wrote may be in it", func() bool {
 				var state string
@@ -137,7 +150,7 @@ func TestASnapshotThatFailsIsTriedAgainAfterTheNextRequest(t *testing.T) {
 	w := sessionstest.New(t)
 	var mu sync.Mutex
 	asked := 0
-	w.Provider.Interfere = func(_ context.Context, call string, after bool) error {
+	w.Provider.Interfere(func(_ context.Context, call string, after bool) error {
 		mu.Lock()
 		defer mu.Unlock()
 		if call != "snapshot" || after {
@@ -147,7 +160,7 @@ func TestASnapshotThatFailsIsTriedAgainAfterTheNextRequest(t *testing.T) {
 			return fmt.Errorf("the disk is busy")
 		}
 		return nil
-	}
+	})
 	e := w.Engine(soon)
 	sessions.Hasten(e)
 	w.Run(e)

@@ -45,10 +45,6 @@ type Provider struct {
 	// CPU and MemMiB are what Caps says; 0: one core, 1 GiB.
 	CPU    float64
 	MemMiB int
-	// Interfere is asked before and after each effect of a call (start, restore,
-	// snapshot, park, kill, delete). Its error is the call's, which before means no effect. It
-	// may wait: the call hangs.
-	Interfere func(ctx context.Context, call string, after bool) error
 
 	world *World
 	mu    sync.Mutex
@@ -57,6 +53,8 @@ type Provider struct {
 	seen  []sandbox.Spec
 	saved map[sandbox.Ref]savedBox
 	count int
+
+	interfere func(ctx context.Context, call string, after bool) error
 }
 
 // savedBox is a saved filesystem.
@@ -101,6 +99,15 @@ func (p *Provider) Forget() {
 	clear(p.saved)
 }
 
+// Interfere has f asked before and after the effect of each call (start, restore,
+// snapshot, park, kill, delete). Its error is the call's; before the effect it means
+// that there is none. It may wait: the call hangs.
+func (p *Provider) Interfere(f func(ctx context.Context, call string, after bool) error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.interfere = f
+}
+
 // Saved returns the names of all saved filesystems.
 func (p *Provider) Saved() []sandbox.Ref {
 	p.mu.Lock()
@@ -111,18 +118,21 @@ func (p *Provider) Saved() []sandbox.Ref {
 // Unlisting is a provider that cannot list what it keeps.
 type Unlisting struct{ sandbox.Provider }
 
-// interfered runs a call's effect between the two questions to Interfere.
+// interfered runs a call's effect between the two questions to who interferes.
 func (p *Provider) interfered(ctx context.Context, call string, effect func() error) error {
-	if p.Interfere == nil {
+	p.mu.Lock()
+	interfere := p.interfere
+	p.mu.Unlock()
+	if interfere == nil {
 		return effect()
 	}
-	if err := p.Interfere(ctx, call, false); err != nil {
+	if err := interfere(ctx, call, false); err != nil {
 		return err
 	}
 	if err := effect(); err != nil {
 		return err
 	}
-	return p.Interfere(ctx, call, true)
+	return interfere(ctx, call, true)
 }
 
 // ListSaved implements sandbox.Lister.
@@ -307,6 +317,14 @@ func (b *Box) write(text string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.files = append(b.files, text)
+}
+
+// Deaf makes the box's program not hear that it shall park.
+func (b *Box) Deaf() {
+	s := b.current()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.deaf = true
 }
 
 // Crash ends the box as a killed machine does.

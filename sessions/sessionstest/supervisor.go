@@ -26,6 +26,7 @@ type supervisor struct {
 	prompts []sandbox.Prompt
 	running map[string]context.CancelFunc
 	carry   bool
+	deaf    bool
 	quiet   string
 }
 
@@ -123,6 +124,10 @@ func (s *supervisor) Stop(stop sandbox.Stop) {
 // and the box with it.
 func (s *supervisor) Park(p sandbox.Park) {
 	s.mu.Lock()
+	if s.deaf {
+		s.mu.Unlock()
+		return
+	}
 	s.carry = p.Carry
 	idle := sync.WaitGroup{}
 	if p.Carry {
