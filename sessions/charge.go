@@ -115,6 +115,9 @@ type SandboxCost struct {
 	USD     float64 `db:"usd" json:"usd"`
 }
 
+// Millis are its seconds, in milliseconds.
+func (c SandboxCost) Millis() int64 { return int64(c.Seconds * 1000) }
+
 // SandboxCost reads what a session's boxes have cost so far.
 func (e *Engine) SandboxCost(ctx context.Context, session string) (SandboxCost, error) {
 	var c SandboxCost

@@ -154,7 +154,7 @@ var changesPanels = map[string]bool{
 	sessions.KindRepository: true, sessions.KindTitle: true, sessions.KindQueued: true, sessions.KindEdited: true,
 	sessions.KindStarted: true, sessions.KindStop: true, sessions.KindEnded: true, sessions.KindSandbox: true,
 	sessions.KindArtifact: true, sessions.KindWaiting: true, sandbox.KindPhase: true, sandbox.KindTodo: true,
-	sandbox.KindPush: true,
+	sandbox.KindPush: true, sessions.KindCarried: true, sessions.KindArchived: true,
 }
 
 // handOut renders the event that follows the cursor and gives it to every watcher.
