@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/jmoiron/sqlx"
 
 	"openinspect/sandbox"
 )
@@ -20,12 +21,12 @@ import (
 
 // recordSize notes what a box is given, before it is asked for: it may be adopted
 // by somebody who does not know.
-func (e *Engine) recordSize(ctx context.Context, c claim, spec sandbox.Spec) error {
+func (e *Engine) recordSize(ctx context.Context, in sqlx.ExecerContext, session string, spec sandbox.Spec) error {
 	caps := e.cfg.Provider.Caps()
-	_, err := e.db.ExecContext(ctx, `update sandboxes set cpu = $3, mem_mib = $4, lifetime = $5 where session_id = $1 and generation = $2`,
-		c.session, c.generation, cmp.Or(spec.CPU, caps.CPU), cmp.Or(spec.MemMiB, caps.MemMiB), seconds(cmp.Or(spec.Lifetime, caps.MaxLifetime)))
+	_, err := in.ExecContext(ctx, `update sandboxes set cpu = $2, mem_mib = $3, lifetime = $4 where session_id = $1`,
+		session, cmp.Or(spec.CPU, caps.CPU), cmp.Or(spec.MemMiB, caps.MemMiB), seconds(cmp.Or(spec.Lifetime, caps.MaxLifetime)))
 	if err != nil {
-		return fmt.Errorf("noting the size of the sandbox of %s: %w", c.session, err)
+		return fmt.Errorf("noting the size of the sandbox of %s: %w", session, err)
 	}
 	return nil
 }
@@ -56,7 +57,7 @@ func (t *tx) charge(ctx context.Context, session string) error {
 	var m meter
 	err := t.GetContext(ctx, &m, `
 		select b.generation, b.cpu, greatest(b.mem_mib, ceil(b.memory / 1048576.0))::int as mem_mib,
-			coalesce(u.ended_at, b.born_at, b.claimed_at) as from_at,
+			coalesce(u.ended_at, greatest(b.born_at, b.claimed_at)) as from_at,
 			case when b.held_until < now() then coalesce(b.heartbeat_at, b.born_at, b.claimed_at) else clock_timestamp() end as until_at,
 			r.id as running, r.started_at, r.author, coalesce(
 				(select author from prompts p where p.session_id = b.session_id and p.started_at is not null

@@ -2,9 +2,7 @@ package sessions
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"strconv"
 	"time"
 
 	"openinspect/sandbox"
@@ -179,55 +177,4 @@ func (t *tx) parked(ctx context.Context, session, box string, to SandboxState, k
 	t.wakeSession(session)
 	_, err = t.append(ctx, session, entry{kind: KindSandbox, body: BodySandbox{State: to, Reason: reason}})
 	return err
-}
-
-// EndStarting ends the boxes that ParkAll could not park, because they are still
-// being prepared or speak to nobody, after Run has ended. What continued a saved
-// filesystem is parked; of a first boot nothing is kept.
-func (e *Engine) EndStarting(ctx context.Context) error {
-	for info, err := range e.cfg.Provider.List(ctx, nil) {
-		if err != nil {
-			return fmt.Errorf("looking for sandboxes to end: %w", err)
-		}
-		generation, err := strconv.ParseInt(info.Tags[tagEpoch], 10, 64)
-		if err != nil {
-			continue // no session's
-		}
-		if err := e.endStarting(ctx, info.Tags[tagSession], generation, info.ID); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// endStarting ends one box, if it is of a session of ours and no other replica works on it.
-func (e *Engine) endStarting(ctx context.Context, session string, generation int64, box string) error {
-	var ours []struct {
-		Ref   sandbox.Ref `db:"ref"`
-		Ready bool        `db:"ready"`
-	}
-	err := e.db.SelectContext(ctx, &ours, `
-		update sandboxes b set state = 'parking', state_at = now(), reason = 'the control plane was stopped', box = $3
-		from sandboxes was where was.session_id = b.session_id and b.session_id = $1 and b.generation = $2
-			and b.state in ('starting', 'booting', 'ready', 'parking') and (b.holder in ('', $4) or b.held_until < now())
-		returning b.ref, was.state in ('ready', 'parking') as ready`, session, generation, box, e.cfg.Replica)
-	if err != nil {
-		return fmt.Errorf("ending the sandbox of %s: %w", session, err)
-	}
-	for _, b := range ours {
-		if b.Ready || b.Ref != "" {
-			return e.parkBox(ctx, session)
-		}
-		live, err := e.cfg.Provider.Attach(ctx, box)
-		if err == nil {
-			err = live.Kill(ctx)
-		}
-		if err != nil && !errors.Is(err, sandbox.ErrGone) {
-			return fmt.Errorf("ending the sandbox of %s: %w", session, err)
-		}
-		return e.transact(ctx, func(t *tx) error {
-			return t.parked(ctx, session, box, SandboxNone, keeping{}, "the control plane was stopped")
-		})
-	}
-	return nil
 }

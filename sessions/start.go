@@ -277,7 +277,7 @@ func (e *Engine) startBox(ctx context.Context, c *claim) (sandbox.Box, error) {
 		}
 	}
 	spec := e.sessionBox(*c)
-	if err := e.recordSize(ctx, *c, spec); err != nil {
+	if err := e.recordSize(ctx, e.db, c.session, spec); err != nil {
 		return nil, err
 	}
 	return e.cfg.Provider.Start(ctx, spec)

@@ -341,16 +341,7 @@ func (e *Engine) endBox(ctx context.Context, b silentBox) (keeping, error) {
 		left, _, err := e.keepBox(ctx, b.Session, b.Box)
 		return left, err
 	}
-	asking, cancel := context.WithTimeout(ctx, providerCall)
-	defer cancel()
-	box, err := e.cfg.Provider.Attach(asking, b.Box)
-	if err == nil {
-		err = box.Kill(asking)
-	}
-	if errors.Is(err, sandbox.ErrGone) {
-		err = nil
-	}
-	return keeping{}, err
+	return keeping{}, e.killBox(ctx, b.Box)
 }
 
 // killOrphans ends boxes that the provider knows and nobody wants.
