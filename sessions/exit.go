@@ -11,9 +11,9 @@ import (
 )
 
 // EndStarting ends the boxes that ParkAll could not park, because they are still
-// being prepared or speak to nobody, and the spares, after Run has ended. What
-// continued a saved filesystem is parked; of a first boot and a spare nothing is
-// kept. Boxes that another replica works on are left to it.
+// being prepared or speak to nobody, spares and those of builds, after Run has
+// ended. What continued a saved filesystem is parked; of all others nothing is kept.
+// Sessions' boxes and spares that another replica works on are left to it.
 func (e *Engine) EndStarting(ctx context.Context) error {
 	for info, err := range e.cfg.Provider.List(ctx, nil) {
 		if err != nil {
@@ -21,6 +21,8 @@ func (e *Engine) EndStarting(ctx context.Context) error {
 		}
 		if spare := info.Tags[tagSpare]; spare != "" {
 			err = e.endStartingSpare(ctx, spare, info.ID)
+		} else if info.Tags[TagBuild] != "" {
+			err = e.killBox(ctx, info.ID) // nobody continues it; the build is begun again
 		} else if generation, bad := strconv.ParseInt(info.Tags[tagEpoch], 10, 64); bad == nil { // else it is no session's
 			err = e.endStarting(ctx, info.Tags[tagSession], generation, info.ID)
 		}
