@@ -54,6 +54,7 @@ func TestAWrongConfigurationNamesAllItsProblemsAtOnce(t *testing.T) {
 	vars["GITHUB_PRIVATE_KEY"] = "no key"
 	vars["LISTEN"] = "8080"
 	vars["PARK_AFTER"] = "-5s"
+	vars["SNAPSHOT_AFTER"] = "-1s"
 	vars["BOOT_TIMEOUT"] = "soon"
 	vars["MAX_SANDBOXES"] = "0"
 	_, err := loadConfig(environ(vars))
@@ -61,7 +62,7 @@ func TestAWrongConfigurationNamesAllItsProblemsAtOnce(t *testing.T) {
 		t.Fatal("a wrong configuration was accepted")
 	}
 	for _, want := range []string{"SLACK_TEAM_ID is not set", "SLACK_APP_TOKEN is empty", "PUBLIC_URL", "MAX_QUEUE cannot be read", "BOOT_TIMEOUT cannot be read",
-		"SLACK_BOT_TOKEN does not begin with xoxb-", "GITHUB_APP_ID is", "private key", "LISTEN is", "PARK_AFTER is", "MAX_SANDBOXES is",
+		"SLACK_BOT_TOKEN does not begin with xoxb-", "GITHUB_APP_ID is", "private key", "LISTEN is", "PARK_AFTER is", "SNAPSHOT_AFTER is", "MAX_SANDBOXES is",
 		"SECRET_KEY", "LOG_LEVEL", "OPENAI_API_KEY is not set"} {
 		if !strings.Contains(err.Error(), want) {
 			t.Errorf("the problems do not mention %s:\n%v", want, err)

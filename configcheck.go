@@ -98,6 +98,7 @@ func (c *Config) checkForms(complain func(format string, args ...any)) {
 	for name, d := range map[string]time.Duration{
 		"PROMPT_TIMEOUT": c.PromptTimeout, "MODEL_SILENCE": c.ModelSilence, "SETUP_TIMEOUT": c.SetupTimeout,
 		"BOOT_TIMEOUT": c.BootTimeout, "PARK_AFTER": c.ParkAfter, "SHUTDOWN_GRACE": c.ShutdownGrace,
+		"ARCHIVE_DELETE_AFTER": c.ArchiveDelete,
 	} {
 		if d <= 0 {
 			complain("%s is %s: give a time such as 10m", name, d)
@@ -105,6 +106,11 @@ func (c *Config) checkForms(complain func(format string, args ...any)) {
 	}
 	if p := c.PullRequestPictures; p != sessions.PicturesLink && p != sessions.PicturesNone {
 		complain("PULL_REQUEST_PICTURES is %q: give link or none", p)
+	}
+	for name, d := range map[string]time.Duration{"SNAPSHOT_AFTER": c.SnapshotAfter, "ARCHIVE_AFTER": c.ArchiveAfter} {
+		if d < 0 {
+			complain("%s is %s: give a time such as 10m, or 0s for never", name, d)
+		}
 	}
 	for name, n := range map[string]int{"MAX_SANDBOXES": c.MaxSandboxes, "MAX_QUEUE": c.MaxQueue} {
 		if n < 1 {

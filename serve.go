@@ -155,7 +155,8 @@ func (c *control) buildEngine(ctx context.Context, key *seal.Key, route modelRou
 		Model: route.Model, SmallModel: route.Small, Protocol: route.Protocol,
 		BotName: botName, BotEmail: botEmail, Instructions: cfg.Instructions, BotPullRequests: cfg.BotPullRequests, PullRequestPictures: cfg.PullRequestPictures,
 		PromptTimeout: cfg.PromptTimeout, SetupTimeout: cfg.SetupTimeout, ModelSilence: cfg.ModelSilence, BootTimeout: cfg.BootTimeout,
-		ParkAfter: cfg.ParkAfter, MaxQueue: cfg.MaxQueue, MaxSandboxes: cfg.MaxSandboxes,
+		ParkAfter: cfg.ParkAfter, SnapshotAfter: unlessZero(cfg.SnapshotAfter), ArchiveAfter: unlessZero(cfg.ArchiveAfter), DeleteAfter: cfg.ArchiveDelete,
+		MaxQueue: cfg.MaxQueue, MaxSandboxes: cfg.MaxSandboxes,
 		MaxSpares: cfg.MaxSpares, PoolSize: cfg.PoolSize, SpareDayUSD: cfg.SpareDayBudget,
 		ImageBuilds: c.imageBuilds(), ImageRecipe: image.Base().Version(),
 		SessionBudgetUSD: cfg.SessionBudget, PersonDayBudgetUSD: cfg.PersonDayBudget, DayBudgetUSD: cfg.DayBudget,
@@ -169,6 +170,15 @@ func (c *control) imageBuilds() int {
 		return -1
 	}
 	return imageBuilds
+}
+
+// unlessZero makes of a time after which something happens, or 0 for never, what
+// the engine takes: its zero is a default.
+func unlessZero(after time.Duration) time.Duration {
+	if after == 0 {
+		return -1
+	}
+	return after
 }
 
 // buildSurfaces makes the bot, the pages, the doors and their listeners.
@@ -285,31 +295,14 @@ func (c *control) run(ctx context.Context) error {
 }
 
 // endSandboxes ends what the engine could not park, because it was still being
-// prepared, if nothing shall be left running. Killing it would forget the
-// filesystem of a session that was being continued.
+// prepared, if nothing shall be left running.
 func (c *control) endSandboxes() error {
 	if !c.cfg.ParkOnExit {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
-	for info, err := range c.provider.List(ctx, nil) {
-		if err != nil {
-			return fmt.Errorf("looking for sandboxes to end: %w", err)
-		}
-		box, err := c.provider.Attach(ctx, info.ID)
-		switch {
-		case err != nil:
-		case info.Tags[sessions.TagBuild] != "": // nobody continues it
-			err = box.Kill(ctx)
-		default:
-			_, err = box.Park(ctx)
-		}
-		if err != nil && !errors.Is(err, sandbox.ErrGone) {
-			return fmt.Errorf("ending sandbox %s: %w", info.Name, err)
-		}
-	}
-	return nil
+	return c.engine.EndStarting(ctx)
 }
 
 // parkAll parks every sandbox if the configuration says so.

@@ -209,8 +209,8 @@ func (v answerView) tail() []slack.Block {
 	if v.Took > 0 {
 		parts = append(parts, duration(v.Took))
 	}
-	if v.Prompt.CostUSD > 0 {
-		parts = append(parts, dollars(v.Prompt.CostUSD))
+	if cost := costs(v.Prompt); cost != "" {
+		parts = append(parts, cost)
 	}
 	parts = append(parts, link(v.PageURL, "Open the page"))
 	blocks = append(blocks, contextLine(strings.Join(parts, " · ")))

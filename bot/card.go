@@ -116,7 +116,13 @@ func (v cardView) details() (lines []string) {
 		if v.Ahead == 0 && v.Session.Repository != "" {
 			lines = v.boot()
 		}
+		if v.Progress.note != "" {
+			lines = append(lines, "_"+escape(clip(oneLine(v.Progress.note), 200))+"_")
+		}
 	case sessions.Running:
+		if v.Prompt.Carried {
+			return append([]string{"▸ moving to a fresh sandbox: the old one came to the end of its life"}, v.boot()...)
+		}
 		lines = todoLines(v.Progress.todo)
 		lines = append(lines, "▸ "+v.Progress.doing())
 		if v.Progress.note != "" {
@@ -224,10 +230,23 @@ func (v cardView) footer() string {
 	if v.Prompt.State == sessions.Running && len(v.Progress.files) > 0 {
 		parts = append(parts, fileNames(v.Progress.files))
 	}
-	if v.Prompt.CostUSD > 0 {
-		parts = append(parts, dollars(v.Prompt.CostUSD))
+	if cost := costs(v.Prompt); cost != "" {
+		parts = append(parts, cost)
 	}
 	return strings.Join(parts, " · ")
+}
+
+// costs shows what a prompt cost: the models, and the sandbox while it ran.
+func costs(p sessions.Prompt) string {
+	switch {
+	case p.SandboxUSD <= 0 && p.CostUSD <= 0:
+		return ""
+	case p.SandboxUSD <= 0:
+		return dollars(p.CostUSD)
+	case p.CostUSD <= 0:
+		return dollars(p.SandboxUSD) + " for the sandbox"
+	}
+	return dollars(p.CostUSD) + " + " + dollars(p.SandboxUSD) + " for the sandbox"
 }
 
 // took is how long the prompt ran, so far. The database's clock and ours may

@@ -98,8 +98,13 @@ func TestCardsShowHowItGoes(t *testing.T) {
 			queued(v)
 			v.Sandbox = sessions.Sandbox{State: sessions.SandboxNone, Reason: "All 20 sandboxes are in use."}
 		}),
+		"files gone": cardOf(folded(t, sandbox.BodyNote{Text: "The session's saved files are gone."}), queued),
+		"moving": cardOf(folded(t, working...), func(v *cardView) {
+			v.Prompt.Carried = true
+			v.Sandbox = sessions.Sandbox{State: sessions.SandboxBooting, Phase: sandbox.PhaseSync}
+		}),
 		"thinking": cardOf(folded(t), func(*cardView) {}),
-		"working":  cardOf(folded(t, working...), func(v *cardView) { v.Prompt.CostUSD = 0.25 }),
+		"working":  cardOf(folded(t, working...), func(v *cardView) { v.Prompt.CostUSD, v.Prompt.SandboxUSD = 0.25, 0.03 }),
 		"retrying": cardOf(folded(t, append(working, sandbox.BodyNote{Text: "The model <did> not answer."})...), func(*cardView) {}),
 		"stopping": cardOf(folded(t, sessions.BodyStop{By: "Bob"}), func(*cardView) {}),
 		"done":     cardOf(folded(t, working...), func(v *cardView) { ended(v, sessions.Completed, "") }),

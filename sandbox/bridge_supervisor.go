@@ -54,6 +54,7 @@ type Bridge struct {
 	timing  timing
 	spool   *spool
 	wake    chan struct{} // something is to be sent
+	beats   chan struct{} // a heartbeat is to be sent now
 
 	mu      sync.Mutex
 	known   []KnownPrompt
@@ -98,6 +99,7 @@ func NewBridge(cfg BridgeConfig) (*Bridge, error) {
 	return &Bridge{
 		cfg: cfg, control: control, timing: defaultTiming, spool: sp,
 		wake:    make(chan struct{}, 1),
+		beats:   make(chan struct{}, 1),
 		running: make(map[string]*Delta),
 		calls:   make(map[string]*pendingCall),
 	}, nil
@@ -222,6 +224,15 @@ func (b *Bridge) Flush(ctx context.Context) error {
 
 // Close closes the spool. Call it after Run has returned.
 func (b *Bridge) Close() error { return b.spool.close() }
+
+// Beat has a heartbeat sent now, because it would say something else than the last
+// one. Without a connection the next one's first heartbeat says it.
+func (b *Bridge) Beat() {
+	select {
+	case b.beats <- struct{}{}:
+	default:
+	}
+}
 
 func (b *Bridge) poke() {
 	select {
@@ -430,6 +441,10 @@ func (b *Bridge) transmit(ctx context.Context, s *socket) error {
 			return ctx.Err()
 		case <-b.wake:
 		case <-flush.C:
+		case <-b.beats:
+			if err := b.beat(ctx, s); err != nil {
+				return err
+			}
 		case <-beat.C:
 			if err := b.beat(ctx, s); err != nil {
 				return err

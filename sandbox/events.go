@@ -123,6 +123,7 @@ const (
 	OutcomeCompleted = "completed"
 	OutcomeFailed    = "failed"
 	OutcomeStopped   = "stopped"
+	OutcomeCarried   = "carried" // its box ends as planned, and it goes on in the next one
 )
 
 // BodySettled ends a prompt.
@@ -133,4 +134,7 @@ type BodySettled struct {
 	Files     int    `json:"files"`
 	Additions int    `json:"additions"`
 	Deletions int    `json:"deletions"`
+	// Of a prompt that is carried: whether the agent had begun with it, and from which commit.
+	Begun bool   `json:"begun,omitempty"`
+	Since string `json:"since,omitempty"`
 }

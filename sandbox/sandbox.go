@@ -121,6 +121,23 @@ type Provider interface {
 	Delete(ctx context.Context, r Ref) error
 }
 
+// Lister is a Provider that can say which filesystems it keeps. One that cannot
+// has to forget them by itself in the end; see KeepSession.
+type Lister interface {
+	Provider
+	// ListSaved yields the saved filesystems that a box can start from now, under
+	// their newest name: not one that continues in a live box.
+	ListSaved(ctx context.Context) iter.Seq2[Saved, error]
+}
+
+// Saved is a filesystem that a provider keeps.
+type Saved struct {
+	Ref    Ref
+	Box    string // id of the box that it was saved from; empty if that is not known
+	Parked bool   // by Park, which ended the box
+	At     time.Time
+}
+
 // Box is one running sandbox.
 type Box interface {
 	ID() string

@@ -71,11 +71,15 @@ type Delta struct {
 	Text   string `json:"text"`
 }
 
-// Heartbeat says that the supervisor lives. It comes every HeartbeatEvery.
+// Heartbeat says that the supervisor lives. It comes every HeartbeatEvery, and at
+// once when Quiet changes.
 type Heartbeat struct {
 	Busy   bool  `json:"busy"`
 	Memory int64 `json:"memory"` // bytes resident of all processes in the box
 	Disk   int64 `json:"disk"`   // bytes of home and workspace
+	// Quiet is the prompt that ran last, if nothing runs and everything that it did
+	// is in order on the disk: committed, and the conversation copied aside.
+	Quiet string `json:"quiet,omitempty"`
 }
 
 // HeartbeatEvery is the time between heartbeats; a box without one for
@@ -134,6 +138,10 @@ type Prompt struct {
 	AuthorEmail string       `json:"author_email"` // GitHub noreply address, or the bot's if the person is not linked
 	Attachments []Attachment `json:"attachments,omitempty"`
 	Model       string       `json:"model,omitempty"`
+	// Of a prompt that goes on from an earlier box: what was asked for, if Text is
+	// not that, and the commit from which its work began there and its changes count.
+	Subject string `json:"subject,omitempty"`
+	Since   string `json:"since,omitempty"`
 }
 
 // Attachment is a file that came with a prompt.
@@ -156,4 +164,5 @@ type Ack struct {
 // Park asks the supervisor to make its state consistent and end.
 type Park struct {
 	Reason string `json:"reason"`
+	Carry  bool   `json:"carry,omitempty"` // what runs goes on in another box: OutcomeCarried
 }

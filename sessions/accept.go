@@ -55,10 +55,10 @@ const maxAttachments = 30 << 20
 // Accept takes a request in one transaction: dedupe key, session, prompt, its
 // events and its card. With neither Session nor Thread it begins a session
 // without a thread. Refusals are *Problem (empty, too long, queue full, no such
-// session, archived, no such repository). Which repository: the one asked for,
-// else a name found in the text, else the channel's, else the only one, else
-// the Chooser's choice (asked after the commit), else a person is asked
-// (KindWaiting, and an outbox row of kind "menu").
+// session, no such repository). An archived session is opened again. Which
+// repository: the one asked for, else a name found in the text, else the
+// channel's, else the only one, else the Chooser's choice (asked after the
+// commit), else a person is asked (KindWaiting, and an outbox row of kind "menu").
 func (e *Engine) Accept(ctx context.Context, r Request) (Accepted, error) {
 	r.Text = storable(strings.TrimSpace(r.Text))
 	if err := e.checkRequest(r); err != nil {
@@ -135,8 +135,8 @@ func (t *tx) accept(ctx context.Context, r Request) (Accepted, error) {
 	if err != nil {
 		return Accepted{}, err
 	}
-	if s.State == "archived" {
-		return Accepted{}, &Problem{Code: "archived", Text: "That session is archived. Begin a new one by mentioning me outside of its thread."}
+	if err := t.reopen(ctx, &s, r.Author); err != nil {
+		return Accepted{}, err
 	}
 	p, open, err := t.insertPrompt(ctx, s, r)
 	if err != nil {

@@ -64,6 +64,13 @@ func (a *actor) effect(ctx context.Context, t *tx, ev sandbox.Event, body json.R
 	if err := json.Unmarshal(body, &report); err != nil {
 		report = sandbox.BodySettled{Outcome: sandbox.OutcomeFailed, Reason: "The sandbox's report of the end could not be read."}
 	}
+	if report.Outcome == sandbox.OutcomeCarried {
+		if moved, err := a.carryOver(ctx, t, s, ev.Prompt, report); err != nil || moved {
+			return err
+		}
+		_, err = t.settle(ctx, s, ev.Prompt, sandboxLost)
+		return err
+	}
 	_, err = t.settle(ctx, s, ev.Prompt, endingOf(report))
 	return err
 }
@@ -190,7 +197,7 @@ func (a *actor) work(ctx context.Context) error {
 type situation struct {
 	State   SandboxState   `db:"state"`
 	Running sql.NullString `db:"running"`
-	Queued  bool           `db:"queued"`
+	Queued  bool           `db:"queued"` // or carried over, and without a boot
 }
 
 // step does what is to be done now.
@@ -211,8 +218,9 @@ func (a *actor) look(ctx context.Context) (situation, error) {
 	var now situation
 	err := a.e.db.GetContext(ctx, &now, `
 		select b.state,
-			(select id from prompts p where p.session_id = b.session_id and p.state = 'running') as running,
-			exists (select from prompts p where p.session_id = b.session_id and p.state = 'queued') as queued
+			(select id from prompts p where p.session_id = b.session_id and p.state = 'running' and p.boot is not null) as running,
+			exists (select from prompts p where p.session_id = b.session_id
+				and (p.state = 'queued' or p.state = 'running' and p.boot is null)) as queued
 		from sandboxes b where b.session_id = $1 and b.epoch = $2`, a.session, a.epoch)
 	if errors.Is(err, sql.ErrNoRows) {
 		return now, errLeaseLost
@@ -292,13 +300,14 @@ func (a *actor) deliver(ctx context.Context) error {
 	return a.send(ctx, id)
 }
 
-// begin makes the first queued prompt the boot's. The sandbox's row and the
-// session's are locked. It returns "" if nothing is queued any more.
+// begin makes the first queued prompt the boot's, or before all others the one that
+// was carried over. The sandbox's row and the session's are locked. It returns "" if
+// nothing is queued any more.
 func (a *actor) begin(ctx context.Context, t *tx) (id string, err error) {
 	err = t.GetContext(ctx, &id, `
-		update prompts set state = 'running', boot = $2, started_at = clock_timestamp()
-		where state = 'queued' and id = (select id from prompts
-			where session_id = $1 and state = 'queued' order by position limit 1)
+		update prompts set state = 'running', boot = $2, started_at = coalesce(started_at, clock_timestamp())
+		where (state = 'queued' or state = 'running' and boot is null) and id = (select id from prompts
+			where session_id = $1 and (state = 'queued' or state = 'running' and boot is null) order by state desc, position limit 1)
 		returning id`, a.session, a.boot)
 	if errors.Is(err, sql.ErrNoRows) {
 		return "", nil // withdrawn meanwhile
@@ -340,17 +349,21 @@ func (a *actor) read(ctx context.Context, id string) (sandbox.Prompt, error) {
 	var p struct {
 		Text  string `db:"text"`
 		Model string `db:"model"`
+		Since string `db:"since"`
+		Asked string `db:"asked"` // if text is not what was asked for
 		Files bool   `db:"files"`
 		Person
 	}
 	err := a.e.db.GetContext(ctx, &p, `
-		select p.text, p.model, p.attachments <> '[]' as files, a.name,
+		select case when p.continuation = '' then p.text else p.continuation end as text, p.model, p.since,
+			case when p.continuation = '' then '' else p.text end as asked,
+			p.attachments <> '[]' and p.continuation = '' as files, a.name,
 			coalesce(a.github_id, 0) as github_id, coalesce(a.github_login, '') as github_login
 		from prompts p join people a on a.id = p.author where p.id = $1`, id)
 	if err != nil {
 		return sandbox.Prompt{}, notFound(err)
 	}
-	out := sandbox.Prompt{ID: id, Text: p.Text, AuthorName: p.Name, AuthorEmail: a.e.noreply(p.Person), Model: p.Model}
+	out := sandbox.Prompt{ID: id, Text: p.Text, AuthorName: p.Name, AuthorEmail: a.e.noreply(p.Person), Model: p.Model, Subject: p.Asked, Since: p.Since}
 	if p.Files {
 		err = a.e.db.SelectContext(ctx, &out.Attachments, `select name, mime, data from attachments where prompt_id = $1 order by position`, id)
 	}

@@ -137,14 +137,18 @@ func (a *actor) live(ctx context.Context, beats <-chan sandbox.Heartbeat) error 
 		case h := <-beats:
 			res, err := a.e.db.ExecContext(ctx, `
 				update sandboxes set heartbeat_at = now(), held_until = now() + make_interval(secs => $3),
-					busy = $4, memory = $5, disk = $6
+					busy = $4, memory = $5, disk = $6,
+					quiet_prompt = $7, quiet_at = case when quiet_prompt = $7 then quiet_at else now() end
 				where session_id = $1 and epoch = $2`,
-				a.session, a.epoch, seconds(a.e.tempo.lost), h.Busy, h.Memory, h.Disk)
+				a.session, a.epoch, seconds(a.e.tempo.lost), h.Busy, h.Memory, h.Disk, storable(h.Quiet))
 			if err != nil {
 				return fmt.Errorf("writing a heartbeat of %s: %w", a.session, err)
 			}
 			if held, err := affected(res); err != nil || !held {
 				return errors.Join(err, errLeaseLost)
+			}
+			if err := a.e.transact(ctx, func(t *tx) error { return t.charge(ctx, a.session) }); err != nil {
+				return err
 			}
 		}
 	}
@@ -190,7 +194,7 @@ func (a *actor) takeOver(ctx context.Context, t *tx, token string, known map[str
 	if err != nil {
 		return Session{}, notFound(err)
 	}
-	a.session, a.box = b.Session, b.Box
+	a.session, a.box, a.parking = b.Session, b.Box, b.State == SandboxParking
 	s, err := t.lockSession(ctx, b.Session)
 	if err != nil {
 		return s, err
@@ -268,7 +272,9 @@ func (a *actor) welcome(s Session) sandbox.Welcome {
 	if s.Model != "" {
 		w.Model = s.Model
 	}
-	w.AckedThrough = a.acked
+	if !a.withholds() { // see park
+		w.AckedThrough = a.acked
+	}
 	return w
 }
 
@@ -363,8 +369,12 @@ func (a *actor) storeBatch(ctx context.Context, batch []sandbox.Message) error {
 	var events []sandbox.Event
 	last := a.acked
 	for _, m := range batch {
-		if m.Event == nil || m.Event.N <= last {
-			continue // known already, and sent again
+		if m.Event == nil {
+			continue
+		}
+		if m.Event.N <= last { // known already, and sent again
+			a.noteParking([]sandbox.Event{*m.Event})
+			continue
 		}
 		if m.Event.N != last+1 {
 			return fmt.Errorf("the sandbox sent event %d after %d", m.Event.N, last)

@@ -9,9 +9,11 @@
 //
 //	prompt    queued ──> running ──> completed | failed | stopped
 //	          queued ──> failed | cancelled
+//	          running in a boot ──> running in none ──> running in the next (carry.go)
 //	sandbox   none | parked | lost | failed ──> starting ──> booting ──> ready ──> parking ──> parked
 //	          any of starting, booting, ready, parking ──> lost | failed
 //	session   open ──> archived ──> open
+//	saved     saving ──> kept ──> unwanted ──> gone, saving ──> unwanted | gone (saved.go)
 //	spare     starting ──> booting ──> ready, any of them ──> taken | ended
 //	build     queued ──> building ──> saving ──> succeeded | failed (see images.go)
 //	image     none ──> ready ──> removing ──> gone
@@ -40,7 +42,7 @@
 // time (HoldLease). Leases and deadlines use Postgres's clock only.
 //
 // Locks are taken in one order: the sandbox's row, the session's row, then
-// everything that hangs on the session. Who needs the sandbox's row when it has
+// everything that hangs on the session, what a box costs last. Who needs the sandbox's row when it has
 // the session's already takes it only if nobody else has it (SKIP LOCKED).
 //
 // A prompt that nothing is ahead of begins in the transaction that accepts it, if
@@ -72,12 +74,20 @@
 // beside the bridge and is claimed by a call (artifacts, pictures). A child session
 // tells its parent by a report, which is a row until it was told (children).
 //
-// Files: accept, steer (edit, cancel, stop, retry), repository, naming, choose
-// are what people ask for; bridge, actor, parts, calls are the actor; start,
-// park, watch are the sandbox's life, spares what waits for a session, images_* what
-// both begin from; settle, log, outbox are what everybody writes through; feed,
-// gossip are the readers; pulls, forge_effects, github, people are whom effects
-// belong to.
+// A sandbox that is quiet after a prompt is saved by a snapshot, one that is idle
+// for longer is parked. A saved filesystem is a row before its provider is asked
+// for it, and until it is deleted there (saved.go, reaper.go). A lost box's session
+// goes on from the last one; with none, or if it is gone, from the image and the
+// branch. A box at the end of its lifetime is parked, and the prompt that runs in it
+// is carried over to the next. Archived sessions lose their saved filesystems after
+// a while and keep their branches; a prompt opens them again.
+//
+// Files: accept, steer (edit, cancel, stop, retry), repository, naming, choose,
+// archive are what people ask for; bridge, actor, parts, calls are the actor;
+// start, park, snapshot, saved, reaper, carry, charge, watch, exit are the
+// sandbox's life, spares what waits for a session, images_* what both begin from;
+// settle, log, outbox are what everybody writes through; feed, gossip are the
+// readers; pulls, forge_effects, github, people are whom effects belong to.
 //
 // This package knows nothing of HTTP, Slack, GitHub or Modal. bot, web and
 // webhooks use the Engine itself; what the core needs from outside are the

@@ -44,6 +44,9 @@ type Config struct {
 	ModelSilence  time.Duration // the model may show no sign of life for so long; default 4 min
 	BootTimeout   time.Duration // from start to ready; default 15 min
 	ParkAfter     time.Duration // idle time before a sandbox is parked; default 10 min
+	SnapshotAfter time.Duration // idle time after a prompt before a snapshot is taken; default 15 s, negative: never
+	ArchiveAfter  time.Duration // sessions that nothing happens in are archived; default 30 days, negative: never
+	DeleteAfter   time.Duration // from a session's archiving to the deletion of its filesystem; default 7 days
 	MaxQueue      int           // open prompts of a session; default 50
 	MaxPrompt     int           // characters of a prompt, whatever the script; default 100,000
 	MaxSandboxes  int           // live at once; default 20
@@ -60,7 +63,7 @@ type Config struct {
 func (c Config) withDefaults() Config {
 	durations := map[*time.Duration]time.Duration{
 		&c.PromptTimeout: 2 * time.Hour, &c.SetupTimeout: 10 * time.Minute, &c.ModelSilence: 4 * time.Minute,
-		&c.BootTimeout: 15 * time.Minute, &c.ParkAfter: 10 * time.Minute,
+		&c.BootTimeout: 15 * time.Minute, &c.ParkAfter: 10 * time.Minute, &c.DeleteAfter: 7 * 24 * time.Hour,
 	}
 	for field, value := range durations {
 		if *field <= 0 {
@@ -69,6 +72,11 @@ func (c Config) withDefaults() Config {
 	}
 	if c.PullRequestPictures == "" {
 		c.PullRequestPictures = PicturesLink
+	}
+	for field, value := range map[*time.Duration]time.Duration{&c.SnapshotAfter: 15 * time.Second, &c.ArchiveAfter: 30 * 24 * time.Hour} {
+		if *field == 0 {
+			*field = value
+		}
 	}
 	limits := map[*int]int{&c.MaxQueue: 50, &c.MaxPrompt: 100_000, &c.MaxSandboxes: 20}
 	for field, value := range limits {
@@ -130,6 +138,10 @@ type tempo struct {
 	stopAgain time.Duration // a stop that the box has not confirmed is repeated
 	images    time.Duration // between two looks at which images are wanted
 	buildLog  time.Duration // between two writes of a build's log
+	snapshot  time.Duration // a provider may take this long for a snapshot
+	watched   time.Duration // a sandbox whose page somebody looks at is parked so much later, at most
+	unowned   time.Duration // a saved filesystem that no row names is deleted after this
+	deletion  time.Duration // the longest wait before a saved filesystem is tried to be deleted again
 }
 
 var defaultTempo = tempo{
@@ -139,6 +151,7 @@ var defaultTempo = tempo{
 	parts: 200 * time.Millisecond, notify: 20 * time.Millisecond,
 	refresh: 5 * time.Minute, checks: 10 * time.Second, stopAgain: 5 * time.Second,
 	images: 5 * time.Second, buildLog: time.Second,
+	snapshot: 10 * time.Minute, watched: 5 * time.Minute, unowned: 15 * time.Minute, deletion: 6 * time.Hour,
 }
 
 // New makes an Engine over a migrated database.
@@ -160,9 +173,11 @@ func (e *Engine) Run(ctx context.Context) error {
 	g.Go(func() error { return e.chooseForPeople(ctx) })
 	g.Go(func() error { return e.startSandboxes(ctx) })
 	g.Go(func() error { return e.startSpares(ctx) })
+	g.Go(func() error { return e.takeSnapshots(ctx) })
 	g.Go(func() error { return e.HoldLease(ctx, "watch", e.watch) })
 	g.Go(func() error { return e.HoldLease(ctx, "images", e.planImages) })
 	g.Go(func() error { return e.buildImages(ctx) })
+	g.Go(func() error { return e.HoldLease(ctx, "saved", e.reapSaved) })
 	g.Go(func() error { return e.HoldLease(ctx, surfaceForge, e.deliverToForge) })
 	g.Go(func() error { return e.HoldLease(ctx, surfaceReports, e.deliverReports) })
 	if err := g.Wait(); err != nil && !errors.Is(err, context.Canceled) {

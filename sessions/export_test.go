@@ -24,6 +24,9 @@ func Hasten(e *Engine) {
 	e.tempo.stopAgain = 200 * time.Millisecond
 	e.tempo.images = 30 * time.Millisecond
 	e.tempo.buildLog = 20 * time.Millisecond
+	e.tempo.snapshot = 2 * time.Second
+	e.tempo.unowned = 200 * time.Millisecond
+	e.tempo.deletion = 50 * time.Millisecond
 }
 
 // Names for tests of single parts.

@@ -2,7 +2,6 @@ package sessions
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
@@ -10,16 +9,20 @@ import (
 )
 
 // parkIdle asks the sandboxes that have had nothing to do for a time to park, at
-// most limit of them, and returns how many were asked.
+// most limit of them, and returns how many were asked. Somebody who looks at the
+// page may be about to ask for something, and is given half as long again; the
+// sandbox of an archived session is given no time.
 func (t *tx) parkIdle(ctx context.Context, idle time.Duration, limit int) (int, error) {
 	var sessions []string
 	err := t.SelectContext(ctx, &sessions, `
 		update sandboxes set state = 'parking', state_at = now(), reason = 'it was idle' where session_id in (
 			select b.session_id from sandboxes b join sessions s on s.id = b.session_id
-			where b.state = 'ready' and greatest(s.idle_since, b.state_at) <= now() - make_interval(secs => $1)
+			where b.state = 'ready' and (s.state = 'archived' or greatest(s.idle_since, b.state_at) <= now() - make_interval(secs => $1)
+					- case when exists (select from watchers w where w.session_id = b.session_id and w.until > now())
+						then make_interval(secs => $3) else interval '0' end)
 				and not exists (select from prompts p where p.session_id = b.session_id and p.state in ('queued', 'running'))
 			order by s.idle_since nulls first limit $2 for no key update of b skip locked)
-		returning session_id`, seconds(idle), limit)
+		returning session_id`, seconds(idle), limit, seconds(min(idle/2, t.e.tempo.watched)))
 	if err != nil {
 		return 0, fmt.Errorf("parking idle sandboxes: %w", err)
 	}
@@ -78,14 +81,18 @@ func (a *actor) park(ctx context.Context) error {
 	a.mu.Lock()
 	a.parking = true
 	a.mu.Unlock()
-	var reason string
-	if err := a.e.db.GetContext(ctx, &reason, `select reason from sandboxes where session_id = $1`, a.session); err != nil {
+	var why sandbox.Park
+	if err := a.e.db.GetContext(ctx, &why, `select reason, carry from sandboxes where session_id = $1`, a.session); err != nil {
 		return fmt.Errorf("reading why %s is parked: %w", a.session, err)
 	}
-	if err := a.link.Send(ctx, sandbox.Message{Park: &sandbox.Park{Reason: reason}}); err != nil {
+	if err := a.link.Send(ctx, sandbox.Message{Park: &why}); err != nil {
 		return err
 	}
-	timer := time.NewTimer(a.e.tempo.park / 2)
+	wait := a.e.tempo.park / 2
+	if why.Carry {
+		wait = 4 * a.e.tempo.park // what ran is committed and pushed first
+	}
+	timer := time.NewTimer(wait)
 	defer timer.Stop()
 	select {
 	case <-ctx.Done():
@@ -94,7 +101,7 @@ func (a *actor) park(ctx context.Context) error {
 	case <-timer.C:
 	}
 	// The box's end cuts the bridge, and with it ctx: what was saved has to be recorded all the same.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 4*a.e.tempo.park)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*a.e.tempo.park)
 	defer cancel()
 	if err := a.e.parkBox(ctx, a.session); err != nil {
 		return err
@@ -122,58 +129,49 @@ func (a *actor) noteParking(events []sandbox.Event) {
 }
 
 // parkBox saves the box's filesystem and ends it. A box that is gone left
-// nothing but what it pushed.
+// nothing but what it pushed and what was saved of it before.
 func (e *Engine) parkBox(ctx context.Context, session string) error {
-	var b struct {
-		Box string      `db:"box"`
-		Ref sandbox.Ref `db:"ref"`
-	}
-	err := e.db.GetContext(ctx, &b, `select box, ref from sandboxes where session_id = $1 and state = 'parking'`, session)
+	var box string
+	err := e.db.GetContext(ctx, &box, `select box from sandboxes where session_id = $1 and state = 'parking'`, session)
 	if err != nil {
 		return ignoreNotFound(notFound(err))
 	}
-	box, err := e.cfg.Provider.Attach(ctx, b.Box)
-	var ref sandbox.Ref
-	if err == nil {
-		ref, err = box.Park(ctx)
-	}
-	if errors.Is(err, sandbox.ErrGone) {
-		return e.transact(ctx, func(t *tx) error {
-			return t.parked(ctx, session, b.Box, SandboxLost, b.Ref, "it ended before it could be parked")
-		})
-	}
-	if err != nil {
-		return fmt.Errorf("parking the box of %s: %w", session, err)
-	}
-	err = e.transact(ctx, func(t *tx) error { return t.parked(ctx, session, b.Box, SandboxParked, ref, "") })
+	k, gone, err := e.keepBox(ctx, session, box)
 	if err != nil {
 		return err
 	}
-	if b.Ref != "" && b.Ref != ref {
-		if err := e.cfg.Provider.Delete(ctx, b.Ref); err != nil {
-			e.log.Warn("an old saved filesystem could not be removed", "session", session, "err", err)
-		}
+	to, reason := SandboxParked, ""
+	if gone && k.row == 0 {
+		to, reason = SandboxLost, "it ended before it could be parked"
 	}
-	return nil
+	return e.transact(ctx, func(t *tx) error { return t.parked(ctx, session, box, to, k, reason) })
 }
 
-// parked records a box's end.
-func (t *tx) parked(ctx context.Context, session, box string, to SandboxState, ref sandbox.Ref, reason string) error {
-	res, err := t.ExecContext(ctx, `
-		update sandboxes set state = $3, state_at = now(), ref = $4, reason = $5, box = '', token_hash = null,
-			holder = '', held_until = null, busy = false, memory = 0
-		where session_id = $1 and box = $2 and state = 'parking'`, session, box, to, string(ref), reason)
+// parked records a box's end. What is carried over from it waits for the next one.
+func (t *tx) parked(ctx context.Context, session, box string, to SandboxState, k keeping, reason string) error {
+	var one int
+	err := t.GetContext(ctx, &one, `select 1 from sandboxes where session_id = $1 and box = $2 and state = 'parking' for no key update`, session, box)
 	if err != nil {
-		return fmt.Errorf("noting that the sandbox of %s is parked: %w", session, err)
-	}
-	if changed, err := affected(res); err != nil || !changed {
-		return err
+		return ignoreNotFound(notFound(err)) // somebody else has recorded it
 	}
 	s, err := t.lockSession(ctx, session)
 	if err != nil {
 		return err
 	}
+	if err := t.charge(ctx, session); err != nil {
+		return err
+	}
 	if err := t.settleLost(ctx, s); err != nil { // a supervisor that parks in order has settled it
+		return err
+	}
+	_, err = t.ExecContext(ctx, `
+		update sandboxes set state = $2, state_at = now(), reason = $3, box = '', token_hash = null,
+			holder = '', held_until = null, busy = false, carry = false, memory = 0
+		where session_id = $1`, session, to, reason)
+	if err != nil {
+		return fmt.Errorf("noting that the sandbox of %s is parked: %w", session, err)
+	}
+	if err := t.keep(ctx, session, k); err != nil {
 		return err
 	}
 	t.wakeSession(session)

@@ -19,6 +19,8 @@ const sessionColumns = `s.id, s.title, coalesce(s.repository, '') as repository,
 const promptColumns = `p.id, p.session_id, p.position, p.author, a.name as author_name, p.source, p.text, p.attachments,
 	p.model, p.state, p.reason, coalesce(p.message_ts, '') as message_ts, p.answer, p.files, p.additions, p.deletions,
 	p.cost_usd, p.input_tokens, p.output_tokens, p.stop_wanted_by is not null as stop_wanted,
+	p.state = 'running' and p.boot is null as carried,
+	coalesce((select sum(u.cost_usd) from sandbox_usage u where u.prompt_id = p.id), 0) as sandbox_usd,
 	p.created_at, p.started_at, p.ended_at`
 
 const personColumns = `id, coalesce(slack_team, '') as slack_team, coalesce(slack_user, '') as slack_user, name, email,

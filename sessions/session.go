@@ -124,10 +124,12 @@ type Prompt struct {
 	Files        int             `db:"files"`
 	Additions    int             `db:"additions"`
 	Deletions    int             `db:"deletions"`
-	CostUSD      float64         `db:"cost_usd"`
+	CostUSD      float64         `db:"cost_usd"`    // of models
+	SandboxUSD   float64         `db:"sandbox_usd"` // of the sandbox while it ran
 	InputTokens  int64           `db:"input_tokens"`
 	OutputTokens int64           `db:"output_tokens"`
 	StopWanted   bool            `db:"stop_wanted"`
+	Carried      bool            `db:"carried"` // running, but between two boxes
 	CreatedAt    time.Time       `db:"created_at"`
 	StartedAt    *time.Time      `db:"started_at"`
 	EndedAt      *time.Time      `db:"ended_at"`
@@ -203,10 +205,12 @@ const (
 	KindEdited     = "prompt.edited"      // BodyEdited
 	KindStarted    = "prompt.started"     // BodyStarted
 	KindStop       = "prompt.stop"        // BodyStop: somebody asked to stop
+	KindCarried    = "prompt.carried"     // BodyCarried: its box ends as planned, it goes on in the next one
 	KindEnded      = "prompt.ended"       // BodyEnded
 	KindSandbox    = "sandbox.state"      // BodySandbox
 	KindArtifact   = "artifact"           // BodyArtifact
 	KindWaiting    = "session.waiting"    // BodyWaiting: a person has to choose or do something
+	KindArchived   = "session.archived"   // BodyArchived: put away, or taken out again
 )
 
 // BodyCreated begins every log.
@@ -253,6 +257,18 @@ type BodyStop struct {
 	By string `json:"by"`
 }
 
+// BodyCarried is a running prompt that was taken from the boot whose box ends.
+type BodyCarried struct {
+	Boot string `json:"boot"`
+	Text string `json:"text,omitempty"` // what the next boot is told; empty: the prompt itself
+}
+
+// BodyArchived is a change of the session's own state.
+type BodyArchived struct {
+	State string `json:"state"`        // archived or open
+	By    string `json:"by,omitempty"` // who did it; empty: the time that passed
+}
+
 // BodyEnded is a prompt's one end.
 type BodyEnded struct {
 	State     PromptState `json:"state"`
@@ -261,9 +277,11 @@ type BodyEnded struct {
 	Files     int         `json:"files"`
 	Additions int         `json:"additions"`
 	Deletions int         `json:"deletions"`
-	CostUSD   float64     `json:"cost_usd"`
-	Millis    int64       `json:"millis"` // from start to end; 0 if it never ran
-	Retry     bool        `json:"retry,omitempty"`
+	CostUSD   float64     `json:"cost_usd"` // of models
+	// SandboxUSD is what the sandbox cost while it ran.
+	SandboxUSD float64 `json:"sandbox_usd,omitempty"`
+	Millis     int64   `json:"millis"` // from start to end; 0 if it never ran
+	Retry      bool    `json:"retry,omitempty"`
 }
 
 // BodySandbox is a change of the sandbox's state.

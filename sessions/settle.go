@@ -23,17 +23,22 @@ type ending struct {
 // tell people, in one transaction. settled is false if it had ended before. The
 // session's row is locked.
 func (t *tx) settle(ctx context.Context, s Session, prompt string, how ending) (settled bool, err error) {
+	if err := t.charge(ctx, s.ID); err != nil {
+		return false, err
+	}
 	var p struct {
 		StartedAt *time.Time `db:"started_at"`
 		EndedAt   time.Time  `db:"ended_at"`
 		CostUSD   float64    `db:"cost_usd"`
+		Sandbox   float64    `db:"sandbox_usd"`
 	}
 	err = t.GetContext(ctx, &p, `
 		update prompts set state = $2, reason = $3, answer = $4, files = $5, additions = $6, deletions = $7,
 			ended_at = clock_timestamp()
 		where id = $1 and (state = 'running' and $2 in ('completed', 'failed', 'stopped')
 			or state = 'queued' and $2 in ('failed', 'cancelled'))
-		returning started_at, ended_at, cost_usd`,
+		returning started_at, ended_at, cost_usd,
+			coalesce((select sum(u.cost_usd) from sandbox_usage u where u.prompt_id = prompts.id), 0) as sandbox_usd`,
 		prompt, how.state, t.e.scrub.text(storable(how.reason)), t.e.scrub.text(storable(how.report.Answer)),
 		how.report.Files, how.report.Additions, how.report.Deletions)
 	if errors.Is(err, sql.ErrNoRows) {
@@ -46,7 +51,7 @@ func (t *tx) settle(ctx context.Context, s Session, prompt string, how ending) (
 		return false, fmt.Errorf("ending the running parts of prompt %s: %w", prompt, err)
 	}
 	end := BodyEnded{State: how.state, Reason: how.reason, Answer: how.report.Answer, Files: how.report.Files,
-		Additions: how.report.Additions, Deletions: how.report.Deletions, CostUSD: p.CostUSD, Retry: how.retry}
+		Additions: how.report.Additions, Deletions: how.report.Deletions, CostUSD: p.CostUSD, SandboxUSD: p.Sandbox, Retry: how.retry}
 	if p.StartedAt != nil {
 		end.Millis = p.EndedAt.Sub(*p.StartedAt).Milliseconds()
 	}
@@ -72,10 +77,12 @@ func (t *tx) settle(ctx context.Context, s Session, prompt string, how ending) (
 		session: s.ID, prompt: prompt, priority: priorityAnswer})
 }
 
-// settleQueued fails all queued prompts of a session for one reason.
-func (t *tx) settleQueued(ctx context.Context, s Session, how ending) error {
+// settleWaiting fails all prompts of a session that wait for a box, queued or
+// carried over, for one reason.
+func (t *tx) settleWaiting(ctx context.Context, s Session, how ending) error {
 	var queued []string
-	err := t.SelectContext(ctx, &queued, `select id from prompts where session_id = $1 and state = 'queued' order by position`, s.ID)
+	err := t.SelectContext(ctx, &queued, `select id from prompts where session_id = $1
+		and (state = 'queued' or state = 'running' and boot is null) order by state desc, position`, s.ID)
 	if err != nil {
 		return fmt.Errorf("reading the queue of %s: %w", s.ID, err)
 	}

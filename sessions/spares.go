@@ -132,12 +132,16 @@ func (t *tx) takeSpare(ctx context.Context, next candidate) (bool, error) {
 	_, err = t.ExecContext(ctx, `
 		update sandboxes set epoch = epoch + 1, generation = epoch + 1, state = 'starting', state_at = now(), claimed_at = now(),
 			reason = '', token_hash = $2, box = $3, provider = $4, spare = $5, boot = '', phase = '', born_at = $6, heartbeat_at = null,
-			looked_at = null, busy = false, retry_at = null, wanted_until = null,
+			looked_at = null, busy = false, carry = false, quiet_prompt = '', quiet_at = null, snapped_prompt = '',
+			retry_at = null, wanted_until = null,
 			holder = $7, held_until = now() + make_interval(secs => $8)
 		where session_id = $1`,
 		next.Session, s.Token, s.Box, s.Name, s.ID, s.Born, s.Holder, seconds(t.e.tempo.lease))
 	if err != nil {
 		return false, fmt.Errorf("giving a spare sandbox to %s: %w", next.Session, err)
+	}
+	if err := t.e.recordSize(ctx, t, next.Session, t.e.spareBox(spareClaim{})); err != nil {
+		return false, err
 	}
 	_, err = t.append(ctx, next.Session, entry{kind: KindSandbox, body: BodySandbox{State: SandboxStarting}})
 	return true, err

@@ -101,7 +101,8 @@ func (e *Engine) claimStart(ctx context.Context) (*claim, error) {
 		var next candidate
 		err := t.GetContext(ctx, &next, `
 			with wanted as (
-				select session_id, min(created_at) as since from prompts where state = 'queued' group by session_id
+				select session_id, min(created_at) as since from prompts
+				where state = 'queued' or state = 'running' and boot is null group by session_id
 				union all select session_id, null from sandboxes where wanted_until > now())
 			select b.session_id, s.repository, b.state, b.ref, b.reason, b.generation, b.failures, b.spare, w.since is not null as asked
 			from wanted w join sandboxes b on b.session_id = w.session_id join sessions s on s.id = b.session_id
@@ -192,7 +193,8 @@ func (e *Engine) newGeneration(ctx context.Context, t *tx, next candidate) (*cla
 	err = t.GetContext(ctx, &c.generation, `
 		update sandboxes set epoch = epoch + 1, generation = epoch + 1, state = 'starting', state_at = now(), claimed_at = now(),
 			reason = '', token_hash = $2, box = '', spare = '', wanted_until = null, boot = '', phase = '', born_at = null, heartbeat_at = null, looked_at = null,
-			busy = false, retry_at = null, holder = $3, held_until = now() + make_interval(secs => $4), image = $5
+			busy = false, carry = false, quiet_prompt = '', quiet_at = null, snapped_prompt = '', retry_at = null,
+			holder = $3, held_until = now() + make_interval(secs => $4), image = $5
 		where session_id = $1 returning generation`,
 		next.Session, hashOf(c.token), e.cfg.Replica, seconds(e.tempo.lease), c.image.ID)
 	if err != nil {
@@ -274,7 +276,11 @@ func (e *Engine) startBox(ctx context.Context, c *claim) (sandbox.Box, error) {
 			return nil, err
 		}
 	}
-	return e.cfg.Provider.Start(ctx, e.sessionBox(*c))
+	spec := e.sessionBox(*c)
+	if err := e.recordSize(ctx, e.db, c.session, spec); err != nil {
+		return nil, err
+	}
+	return e.cfg.Provider.Start(ctx, spec)
 }
 
 // sessionBox is the box that a claim asks for.
@@ -354,13 +360,34 @@ func (t *tx) startFailed(ctx context.Context, c claim, cause error) error {
 		}
 		return t.waitForCapacity(ctx, back, noRoom)
 	case errors.Is(cause, sandbox.ErrGone) && c.from != "":
-		return t.unclaim(ctx, c, SandboxLost, "", "its saved files are gone: starting from the branch")
+		return t.startFromBranch(ctx, c)
 	case errors.Is(cause, sandbox.ErrGone) && c.image.ID != "":
 		return t.startWithoutImage(ctx, c)
 	case errors.Is(cause, sandbox.ErrInvalid):
 		return t.bootFailed(ctx, s, "The sandbox cannot be started: "+reason, "starting")
 	}
 	return t.countFailure(ctx, s, c.failures, "The sandbox could not be started: "+reason)
+}
+
+// startFromBranch puts a start off that was to continue what its provider does not
+// have any more, or let expire: the next one begins from the branch as it was
+// pushed, and people are told.
+func (t *tx) startFromBranch(ctx context.Context, c claim) error {
+	if err := t.forgetSaved(ctx, c.session, c.from); err != nil {
+		return err
+	}
+	if err := t.unclaim(ctx, c, SandboxLost, "", "its saved files are gone: starting from the branch"); err != nil {
+		return err
+	}
+	var waiting string
+	err := t.GetContext(ctx, &waiting, `select coalesce((select id from prompts where session_id = $1 and state in ('queued', 'running')
+		order by state desc, position limit 1), '')`, c.session)
+	if err != nil {
+		return fmt.Errorf("reading what waits in %s: %w", c.session, err)
+	}
+	_, err = t.append(ctx, c.session, entry{prompt: waiting, kind: sandbox.KindNote,
+		body: sandbox.BodyNote{Text: "The session's saved files are gone. It goes on from its branch, as it was pushed last."}})
+	return err
 }
 
 // unclaim gives a claim back.
@@ -415,7 +442,7 @@ func (t *tx) bootFailed(ctx context.Context, s Session, reason string, from ...S
 		return err
 	}
 	t.wakeSession(s.ID)
-	return t.settleQueued(ctx, s, ending{state: Failed, reason: reason, retry: true})
+	return t.settleWaiting(ctx, s, ending{state: Failed, reason: reason, retry: true})
 }
 
 func ignoreNotFound(err error) error {

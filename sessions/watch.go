@@ -80,7 +80,8 @@ type silentBox struct {
 	Box      string       `db:"box"`
 	State    SandboxState `db:"state"`
 	Failures int          `db:"failures"`
-	Ref      sandbox.Ref  `db:"ref"` // the saved filesystem that it continues, if any
+	Ref      sandbox.Ref  `db:"ref"` // what the next box continues from, if anything
+	left     keeping      // what was saved of it at its end
 }
 
 // endLongBoots fails boots that took too long; deadlines of a boot count from
@@ -174,44 +175,34 @@ func (s silences) of(session string, heartbeat time.Time) time.Duration {
 const providerCall = time.Minute
 
 // lookFor asks the provider for a box and, if it is to be given up, ends it. gone
-// says that it is no more; b.Ref is then where its filesystem is kept.
+// says that it is no more; b.left is then where its filesystem is kept.
 func (e *Engine) lookFor(ctx context.Context, b *silentBox, giveUp bool) (gone bool, err error) {
+	if giveUp {
+		// With nobody to speak to, it is parked as it is: killing it would forget the
+		// conversation, and what was not pushed.
+		b.left, _, err = e.keepBox(ctx, b.Session, b.Box)
+		return err == nil, err
+	}
 	asking, cancel := context.WithTimeout(ctx, providerCall)
 	defer cancel()
-	box, err := e.cfg.Provider.Attach(asking, b.Box)
-	switch {
-	case errors.Is(err, sandbox.ErrGone):
-		return true, nil
-	case err != nil || !giveUp:
+	_, err = e.cfg.Provider.Attach(asking, b.Box)
+	if !errors.Is(err, sandbox.ErrGone) {
 		return false, err
 	}
-	b.Ref, err = e.parkAsItIs(ctx, box, b.Ref)
+	b.left, err = e.leftBy(asking, b.Session, b.Box)
 	return err == nil, err
 }
 
-// parkAsItIs parks a box with which nobody can speak, and returns where its
-// filesystem is kept. Killing it would forget the conversation, and what was not
-// pushed.
-func (e *Engine) parkAsItIs(ctx context.Context, box sandbox.Box, from sandbox.Ref) (sandbox.Ref, error) {
-	ctx, cancel := context.WithTimeout(ctx, 4*e.tempo.park)
-	defer cancel()
-	ref, err := box.Park(ctx)
-	if errors.Is(err, sandbox.ErrGone) {
-		return from, nil // what it continued is what it was before
-	}
-	return ref, err
-}
-
 // lose records that a box is no more, and settles what ran in it. What is
-// queued has it started again, from b.Ref if that names anything; a boot that
-// keeps dying is a failure.
+// queued has it started again, from what was saved of it last; a boot that keeps
+// dying is a failure.
 func (e *Engine) lose(ctx context.Context, b silentBox) error {
 	return e.onSandbox(ctx, b, func(t *tx, s Session) error {
 		if err := t.settleLost(ctx, s); err != nil {
 			return err
 		}
-		if _, err := t.ExecContext(ctx, `update sandboxes set ref = $2 where session_id = $1`, s.ID, string(b.Ref)); err != nil {
-			return fmt.Errorf("noting what the sandbox of %s left: %w", s.ID, err)
+		if err := t.keep(ctx, s.ID, b.left); err != nil {
+			return err
 		}
 		if b.State != SandboxReady {
 			return t.countFailure(ctx, s, b.Failures, "The sandbox ended while it was being prepared.")
@@ -227,11 +218,11 @@ func (e *Engine) lose(ctx context.Context, b silentBox) error {
 	})
 }
 
-// settleLost settles what ran in a session's box that is no more. The session's
-// row is locked.
+// settleLost settles what ran in a session's box that is no more, unless it was
+// carried over from it. The session's row is locked.
 func (t *tx) settleLost(ctx context.Context, s Session) error {
 	var running []string
-	err := t.SelectContext(ctx, &running, `select id from prompts where session_id = $1 and state = 'running'`, s.ID)
+	err := t.SelectContext(ctx, &running, `select id from prompts where session_id = $1 and state = 'running' and boot is not null`, s.ID)
 	if err != nil {
 		return fmt.Errorf("reading what ran in %s: %w", s.ID, err)
 	}
@@ -286,21 +277,18 @@ func (e *Engine) parkIdleOnes(ctx context.Context) error {
 }
 
 // parkOldOnes parks boxes whose lifetime at the provider is nearly over, so that
-// their state is saved before (I9): idle ones early, working ones in the end. A
-// prompt that runs then fails with the reason; what it did is kept.
+// their state is saved before (I9): idle ones early, working ones in the end. What
+// runs then goes on in the next box.
 func (e *Engine) parkOldOnes(ctx context.Context) error {
-	life := e.cfg.Provider.Caps().MaxLifetime
-	if life <= 0 {
-		return nil
-	}
+	const enough = 10 * time.Minute // to stop, commit, push and save
 	return e.transact(ctx, func(t *tx) error {
 		var old []string
 		err := t.SelectContext(ctx, &old, `
-			update sandboxes b set state = 'parking', state_at = now(), reason = 'its longest lifetime is nearly over'
-			where b.state = 'ready' and b.born_at < now() - make_interval(secs => $1)
-				and (b.born_at < now() - make_interval(secs => $2)
+			update sandboxes b set state = 'parking', state_at = now(), reason = 'its longest lifetime is nearly over', carry = true
+			where b.state = 'ready' and b.lifetime > 0 and b.born_at < now() - make_interval(secs => b.lifetime * 7 / 8)
+				and (b.born_at < now() - make_interval(secs => b.lifetime - greatest(b.lifetime / 40, least($1, b.lifetime / 9)))
 					or not exists (select from prompts p where p.session_id = b.session_id and p.state in ('queued', 'running')))
-			returning session_id`, seconds(life-life/8), seconds(life-life/40))
+			returning session_id`, seconds(enough))
 		if err != nil {
 			return fmt.Errorf("parking old sandboxes: %w", err)
 		}
@@ -317,8 +305,6 @@ func (e *Engine) parkAbandoned(ctx context.Context) error {
 		return fmt.Errorf("looking for sandboxes to park: %w", err)
 	}
 	return each(left, func(b silentBox) error {
-		ctx, cancel := context.WithTimeout(ctx, 4*e.tempo.park)
-		defer cancel()
 		return e.parkBox(ctx, b.Session)
 	})
 }
@@ -333,38 +319,29 @@ func (e *Engine) endDead(ctx context.Context) error {
 		return fmt.Errorf("looking for boxes to end: %w", err)
 	}
 	return each(dead, func(b silentBox) error {
-		ref, err := e.endBox(ctx, b)
+		left, err := e.endBox(ctx, b)
 		if err != nil {
 			return fmt.Errorf("ending the box of %s: %w", b.Session, err)
 		}
-		_, err = e.db.ExecContext(ctx, `update sandboxes set box = '', ref = $4 where session_id = $1 and epoch = $2 and box = $3`,
-			b.Session, b.Epoch, b.Box, string(ref))
-		if err != nil {
-			return fmt.Errorf("noting the end of the box of %s: %w", b.Session, err)
-		}
+		err = e.onSandbox(ctx, b, func(t *tx, s Session) error {
+			if _, err := t.ExecContext(ctx, `update sandboxes set box = '' where session_id = $1`, s.ID); err != nil {
+				return fmt.Errorf("noting the end of the box of %s: %w", s.ID, err)
+			}
+			return t.keep(ctx, s.ID, left)
+		})
 		e.hub.wake(topicStart)
-		return nil
+		return err
 	})
 }
 
 // endBox ends a box. One that continued a saved filesystem is parked, because
 // what failed may work another time; of one that never was ready nothing is kept.
-func (e *Engine) endBox(ctx context.Context, b silentBox) (sandbox.Ref, error) {
-	asking, cancel := context.WithTimeout(ctx, providerCall)
-	defer cancel()
-	box, err := e.cfg.Provider.Attach(asking, b.Box)
-	switch {
-	case errors.Is(err, sandbox.ErrGone):
-		return b.Ref, nil
-	case err != nil:
-		return b.Ref, err
-	case b.Ref != "":
-		return e.parkAsItIs(ctx, box, b.Ref)
+func (e *Engine) endBox(ctx context.Context, b silentBox) (keeping, error) {
+	if b.Ref != "" {
+		left, _, err := e.keepBox(ctx, b.Session, b.Box)
+		return left, err
 	}
-	if err := box.Kill(asking); !errors.Is(err, sandbox.ErrGone) {
-		return "", err
-	}
-	return "", nil
+	return keeping{}, e.killBox(ctx, b.Box)
 }
 
 // killOrphans ends boxes that the provider knows and nobody wants.

@@ -33,6 +33,7 @@ func (s *Server) mountAPI(mux *http.ServeMux) {
 	s.mountTools(mux)
 	mux.Handle("DELETE /api/prompts/{id}", s.signedIn(s.deletePrompt))
 	mux.Handle("POST /api/prompts/{id}/retry", s.signedIn(s.postRetry))
+	s.mountLife(mux)
 	mux.Handle("/api/", s.adapt(func(http.ResponseWriter, *http.Request) error {
 		return &failure{status: http.StatusNotFound, code: "no_route", text: "There is no such call."}
 	}))
@@ -220,7 +221,7 @@ func (s *Server) getSession(w http.ResponseWriter, r *http.Request, _ viewer) er
 	out := map[string]any{
 		"id": v.Session.ID, "title": v.Session.Title, "repository": v.Session.Repository, "branch": v.Session.Branch(),
 		"status": v.Status, "last_seq": v.Session.LastSeq, "cost_usd": v.Session.CostUSD,
-		"sandbox": v.Sandbox.State, "prompts": list}
+		"sandbox_usd": v.Cost.USD, "sandbox_seconds": v.Cost.Seconds, "sandbox": v.Sandbox.State, "prompts": list}
 	if v.PR != nil {
 		out["pull_request"] = v.PR.URL
 	}

@@ -26,6 +26,7 @@ type sessionView struct {
 	Last         *sessions.Prompt // settled last
 	Retry        string           // the prompt to offer again, if the last one failed
 	Sandbox      sessions.Sandbox
+	Cost         sessions.SandboxCost
 	Artifacts    []sessions.Artifact
 	PR           *sessions.Artifact
 	Participants []sessions.Person
@@ -52,6 +53,9 @@ func (s *Server) view(ctx context.Context, id string) (sessionView, error) {
 		return v, err
 	}
 	if v.Sandbox, err = s.engine.Sandbox(ctx, id); err != nil {
+		return v, err
+	}
+	if v.Cost, err = s.engine.SandboxCost(ctx, id); err != nil {
 		return v, err
 	}
 	if v.Artifacts, err = s.engine.Artifacts(ctx, id); err != nil {
@@ -101,6 +105,8 @@ func (v *sessionView) derive() {
 	switch {
 	case v.Session.State == "archived":
 		v.Status, v.StatusText = "archived", "Archived"
+	case v.Running != nil && v.Running.Carried:
+		v.Status, v.StatusText = "working", "Moving to a fresh sandbox"
 	case v.Running != nil:
 		v.Status, v.StatusText = "working", "Working"
 	case len(v.Queued) > 0 && v.Session.Repository == "":

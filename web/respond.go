@@ -41,7 +41,7 @@ var (
 var statuses = map[string]int{
 	"empty": http.StatusBadRequest, "too_long": http.StatusRequestEntityTooLarge,
 	"too_large": http.StatusRequestEntityTooLarge, "no_session": http.StatusNotFound,
-	"queue_full": http.StatusTooManyRequests, "archived": http.StatusConflict,
+	"queue_full": http.StatusTooManyRequests, "open": http.StatusConflict,
 	"running": http.StatusConflict, "settled": http.StatusConflict, "not_settled": http.StatusConflict,
 	"repository_settled": http.StatusConflict, "answered": http.StatusConflict, "no_option": http.StatusBadRequest,
 	"not_running": http.StatusConflict, "not_admin": http.StatusForbidden, "no_images": http.StatusConflict,

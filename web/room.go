@@ -155,7 +155,7 @@ var changesPanels = map[string]bool{
 	sessions.KindStarted: true, sessions.KindStop: true, sessions.KindEnded: true, sessions.KindSandbox: true,
 	sessions.KindArtifact: true, sessions.KindWaiting: true, sandbox.KindPhase: true, sandbox.KindTodo: true,
 	sandbox.KindPush: true, sessions.KindQuestion: true, sessions.KindAnswered: true,
-	sessions.KindRevoked: true, sessions.KindChild: true,
+	sessions.KindRevoked: true, sessions.KindChild: true, sessions.KindCarried: true, sessions.KindArchived: true,
 }
 
 // handOut renders the event that follows the cursor and gives it to every watcher.

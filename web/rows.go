@@ -61,6 +61,8 @@ var shapes = map[string]shape{
 	sessions.KindStarted:    shapeStarted,
 	sessions.KindStop:       bodyShape[sessions.BodyStop]("row-stop"),
 	sessions.KindEnded:      shapeEnded,
+	sessions.KindCarried:    bodyShape[sessions.BodyCarried]("row-carried"),
+	sessions.KindArchived:   bodyShape[sessions.BodyArchived]("row-archived"),
 	sessions.KindSandbox:    shapeSandbox,
 	sessions.KindArtifact:   bodyShape[sessions.BodyArtifact]("row-artifact"),
 	sessions.KindWaiting:    shapeWaiting,

@@ -18,6 +18,7 @@
 //	boxes/<id>/log             what the main program printed, bounded
 //	boxes/<id>/fs/home,workspace
 //	saved/<ref>/home,workspace filesystems that a Ref names
+//	saved/<ref>/saved.json     of which box each was saved, and when
 //	gone/<id>.json             why a box ended, for a while
 //	tmp/, trash/               half made, half removed
 //	programs/, etc/            what boxes see read-only

@@ -134,6 +134,9 @@ func (b *box) Snapshot(ctx context.Context, _ time.Duration) (sandbox.Ref, error
 		err = b.p.gone(b.record.ID) // its files may have been on their way out
 	}
 	if err == nil {
+		err = writeOrigin(half, b.record.ID)
+	}
+	if err == nil {
 		err = os.Rename(half, b.p.savedDir(ref))
 	}
 	if err != nil {
@@ -169,6 +172,9 @@ func (b *box) keep(ctx context.Context, ref savedRef, grace time.Duration) (sand
 	}
 	if err != nil {
 		return "", err
+	}
+	if err := writeOrigin(filepath.Join(b.dir(), "fs"), b.record.ID); err != nil {
+		return "", fmt.Errorf("parking sandbox %s: %w", b.record.Name, err)
 	}
 	if r.Continues != "" {
 		// Whoever dies before it has noted the new name still finds the filesystem by the old one.

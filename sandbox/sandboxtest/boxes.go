@@ -222,3 +222,60 @@ func testInfo(t *testing.T, s *suite) {
 		t.Errorf("a sleeping box holds %d bytes of memory", info.Memory)
 	}
 }
+
+// testSaved asks a provider that can list its saved filesystems for them.
+func testSaved(t *testing.T, s *suite) {
+	lister, can := s.p.(sandbox.Lister)
+	if !can {
+		return // what nobody deletes has to end by itself, which takes longer than a test
+	}
+	b := s.start(s.spec())
+	began := time.Now().Add(-time.Minute) // clocks differ
+	snapshot, err := b.Snapshot(s.ctx, time.Hour)
+	if err != nil {
+		t.Fatalf("taking a snapshot: %v", err)
+	}
+	s.deleted(snapshot)
+	parked, err := b.Park(s.ctx)
+	if err != nil {
+		t.Fatalf("parking: %v", err)
+	}
+	s.deleted(parked)
+	list := func(box string) map[sandbox.Ref]bool {
+		t.Helper()
+		found := map[sandbox.Ref]bool{}
+		for saved, err := range lister.ListSaved(s.ctx) {
+			if err != nil {
+				t.Fatalf("listing saved filesystems: %v", err)
+			}
+			if saved.Box != box {
+				continue
+			}
+			if saved.At.Before(began) || saved.At.After(time.Now().Add(time.Minute)) {
+				t.Errorf("%s was saved at %s", saved.Ref, saved.At)
+			}
+			found[saved.Ref] = saved.Parked
+		}
+		return found
+	}
+	if diff := cmp.Diff(map[sandbox.Ref]bool{snapshot: false, parked: true}, list(b.ID())); diff != "" {
+		t.Errorf("saved of the box, and whether by parking (-want +got):\n%s", diff)
+	}
+	spec := s.spec()
+	spec.From = parked
+	next := s.start(spec)
+	again, err := next.Park(s.ctx)
+	if err != nil {
+		t.Fatalf("parking again: %v", err)
+	}
+	s.deleted(again)
+	if diff := cmp.Diff(map[sandbox.Ref]bool{again: true}, list(next.ID())); diff != "" {
+		t.Errorf("saved of the box that went on (-want +got):\n%s", diff)
+	}
+	if err := s.p.Delete(s.ctx, snapshot); err != nil {
+		t.Errorf("deleting the snapshot: %v", err)
+	}
+	if _, listed := list(b.ID())[snapshot]; listed {
+		t.Error("a deleted snapshot is listed")
+	}
+}

@@ -44,6 +44,7 @@ func Run(t *testing.T, open Open) {
 		"url":         testURL,
 		"snapshot":    testSnapshot,
 		"park":        testPark,
+		"saved":       testSaved,
 		"build":       testBuild,
 		"kill":        testKill,
 		"gone":        testGone,

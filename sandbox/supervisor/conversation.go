@@ -139,7 +139,7 @@ func (s *supervisor) copyDir() string { return filepath.Join(s.state, "conversat
 // saveConversation copies OpenCode's database aside. It is called while nothing
 // of OpenCode runs; a box may be saved at any moment, also in the middle of a
 // write to the live files, and is then continued from the copy.
-func (s *supervisor) saveConversation() {
+func (s *supervisor) saveConversation() bool {
 	next := s.copyDir() + ".new"
 	err := os.RemoveAll(next)
 	if err == nil {
@@ -159,6 +159,7 @@ func (s *supervisor) saveConversation() {
 	if err != nil {
 		s.cfg.Log.Warn("the conversation cannot be copied aside", "err", err)
 	}
+	return err == nil
 }
 
 // restoreConversation puts the copy in the live files' place, unless the boot

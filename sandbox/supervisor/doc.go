@@ -14,8 +14,10 @@
 // Prepare is the other thing that this package does: it makes the filesystem of a
 // repository's image, in a box in which nobody works.
 //
-// The order of a turn is: converse, settle, end strays, commit, push; then the
-// next may begin. Stop settles at once, from any point; the rest follows.
+// The order of a turn is: converse, settle, end strays, commit, push, copy the
+// conversation aside; then the box is quiet, which heartbeats say, and may be saved
+// as it is until the next turn begins. Stop settles at once, from any point; the
+// rest follows, also when a box that parks hands its turn on to the next box.
 //
 // Invariants (numbers as in the design).
 //   - I2: turns run one after the other, in the order in which they came; OpenCode,

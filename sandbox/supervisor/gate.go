@@ -98,7 +98,9 @@ func (s *supervisor) begin(ctx context.Context, t *turn) error {
 	if err != nil {
 		return fmt.Errorf("the repository could not be read: %w", err)
 	}
-	t.begin(head)
+	if !t.begin(head) {
+		return errStopped
+	}
 	return s.remember(t)
 }
 

@@ -101,6 +101,8 @@ type plane struct {
 	owner   map[string]string
 	stops   []string
 	park    string
+	carry   bool     // with park: what runs goes on elsewhere
+	quiet   []string // what heartbeats said
 	link    *sandbox.Link
 	changed chan struct{}
 	tokens  map[string]bool // seen at the doors
@@ -334,6 +336,9 @@ func (p *plane) take(boot string, m sandbox.Message) int64 {
 			p.notify()
 		}
 		return m.Event.N
+	case m.Heartbeat != nil:
+		p.quiet = append(p.quiet, m.Heartbeat.Quiet)
+		p.notify()
 	case m.Delta != nil:
 		p.deltas = append(p.deltas, *m.Delta)
 		p.notify()
@@ -377,7 +382,7 @@ func (p *plane) deliver(ctx context.Context, boot string, known []sandbox.KnownP
 		}
 		if p.park != "" && !sent["park "+p.park] {
 			sent["park "+p.park] = true
-			out = append(out, sandbox.Message{Park: &sandbox.Park{Reason: p.park}})
+			out = append(out, sandbox.Message{Park: &sandbox.Park{Reason: p.park, Carry: p.carry}})
 		}
 		changed := p.changed
 		p.mu.Unlock()

@@ -27,15 +27,16 @@ const (
 // run takes one prompt from its turn to the moment the next one may begin:
 // converse, settle, end what it left running, commit, push. The order matters:
 // people hear of the end first, and no process of one prompt can change files
-// once they count as the next one's.
-func (s *supervisor) run(ctx context.Context, t *turn) {
+// once they count as the next one's. quiet says that a copy of the box's disk would
+// have everything that the prompt did.
+func (s *supervisor) run(ctx context.Context, t *turn) (quiet bool) {
 	if _, err := s.gate.isOpen(); err != nil {
 		t.fail("%s", err)
-		return
+		return false
 	}
 	err := s.converse(ctx, t)
 	if ctx.Err() != nil {
-		return
+		return false
 	}
 	s.leave(t, err != nil)
 	s.settle(ctx, t, err)
@@ -49,7 +50,7 @@ func (s *supervisor) run(ctx context.Context, t *turn) {
 	if err := s.ensureAgent(ctx, s.welcome.Model); err != nil && ctx.Err() == nil {
 		s.cfg.Log.Error("OpenCode does not start again", "err", err)
 	}
-	s.saveConversation()
+	return s.saveConversation() && t.hasBegun()
 }
 
 var errStopped = errors.New("stopped")
@@ -118,7 +119,7 @@ func (s *supervisor) settle(ctx context.Context, t *turn, err error) {
 	if t.hasBegun() {
 		ctx, cancel := context.WithTimeout(ctx, diffWait)
 		defer cancel()
-		c, err := s.repo.changes(ctx, t.startedAt())
+		c, err := s.repo.changes(ctx, s.changedFrom(ctx, t))
 		if err != nil {
 			s.cfg.Log.Warn("changes cannot be compared", "prompt", t.prompt.ID, "err", err)
 		}
@@ -128,6 +129,15 @@ func (s *supervisor) settle(ctx context.Context, t *turn, err error) {
 		body.Files, body.Additions, body.Deletions = len(c.files)+c.omitted, c.additions, c.deletions
 	}
 	t.settle(body)
+}
+
+// changedFrom is the commit from which what the prompt changed is counted: where it
+// began, in an earlier box perhaps.
+func (s *supervisor) changedFrom(ctx context.Context, t *turn) string {
+	if since := t.prompt.Since; since != "" && s.repo.succeeds(ctx, "cat-file", "-e", since+"^{commit}") {
+		return since
+	}
+	return t.startedAt()
 }
 
 // sentence makes a reason of an error: a capital letter and a full stop.
@@ -218,7 +228,7 @@ func (s *supervisor) keep(ctx context.Context, t *turn) {
 func (s *supervisor) commit(ctx context.Context, t *turn) error {
 	ctx, cancel := context.WithTimeout(ctx, commitWait)
 	defer cancel()
-	commits, notes, err := s.repo.settleWork(ctx, t.startedAt(), s.credit(t.prompt.ID, subjectOf(t.prompt.Text), t.author()))
+	commits, notes, err := s.repo.settleWork(ctx, t.startedAt(), s.credit(t.prompt.ID, t.subject(), t.author()))
 	for _, c := range commits {
 		if t.firstReport(c.SHA) {
 			s.bridge.Event(sandbox.KindCommit, t.prompt.ID, c)
@@ -259,7 +269,7 @@ func (s *supervisor) recordPath() string { return filepath.Join(s.state, "runnin
 // remember writes that the prompt runs.
 func (s *supervisor) remember(t *turn) error {
 	author := t.author()
-	data, err := json.Marshal(interrupted{t.prompt.ID, subjectOf(t.prompt.Text), author.name, author.email, t.startedAt()})
+	data, err := json.Marshal(interrupted{t.prompt.ID, t.subject(), author.name, author.email, t.startedAt()})
 	if err == nil {
 		err = writeFile(s.recordPath(), data)
 	}

@@ -91,6 +91,8 @@ type supervisor struct {
 	welcome    sandbox.Welcome // after the first one, written by the boot alone
 	assignment sandbox.Welcome // the first one that names a session, if a spare got it
 	parkReason string
+	carry      bool    // parking: what runs goes on in another box
+	quiet      string  // the prompt that ran last, while nothing runs and its work is in order on the disk
 	queue      []*turn // oldest first; the first one may be running
 	running    *turn
 
@@ -211,12 +213,24 @@ func (s *supervisor) work(ctx, lines context.Context) error {
 		case <-s.wake:
 		}
 		for t := s.next(); t != nil; t = s.next() {
-			s.run(ctx, t)
+			quiet := s.run(ctx, t)
 			if ctx.Err() != nil {
 				return ctx.Err()
 			}
+			if quiet {
+				s.becomeQuiet(t)
+			}
 		}
+		s.bridge.Beat()
 	}
+}
+
+// becomeQuiet notes that all that a prompt did is in order on the disk: the box may
+// be saved until the next one begins.
+func (s *supervisor) becomeQuiet(t *turn) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.quiet = t.prompt.ID
 }
 
 // next takes the oldest prompt that is still to be run. While the box parks
@@ -227,7 +241,11 @@ func (s *supervisor) next() *turn {
 	s.running = nil
 	if s.parkReason != "" {
 		for _, t := range s.queue {
-			t.fail("the sandbox had to end (%s) before the prompt could run", s.parkReason)
+			if s.carry {
+				t.carry()
+			} else {
+				t.fail("the sandbox had to end (%s) before the prompt could run", s.parkReason)
+			}
 		}
 		s.queue = nil
 		return nil
@@ -235,7 +253,7 @@ func (s *supervisor) next() *turn {
 	if len(s.queue) == 0 {
 		return nil
 	}
-	s.running = s.queue[0]
+	s.running, s.quiet = s.queue[0], ""
 	s.queue = s.queue[1:]
 	return s.running
 }
@@ -316,7 +334,8 @@ func (o orders) Stop(stop sandbox.Stop) {
 	}
 }
 
-// Park asks the box to end. A prompt that runs fails with the reason.
+// Park asks the box to end. A prompt that runs fails with the reason, unless it
+// goes on in another box.
 func (o orders) Park(p sandbox.Park) {
 	o.s.mu.Lock()
 	defer o.s.mu.Unlock()
@@ -327,7 +346,11 @@ func (o orders) Park(p sandbox.Park) {
 	if o.s.parkReason == "" {
 		o.s.parkReason = "it is being parked"
 	}
-	if t := o.s.running; t != nil {
+	o.s.carry = p.Carry
+	switch t := o.s.running; {
+	case t != nil && p.Carry:
+		t.carry()
+	case t != nil:
 		t.fail("the sandbox had to end: %s", o.s.parkReason)
 	}
 	close(o.s.parking)
@@ -335,8 +358,11 @@ func (o orders) Park(p sandbox.Park) {
 
 func (s *supervisor) heartbeat() sandbox.Heartbeat {
 	s.mu.Lock()
-	busy := s.running != nil || len(s.queue) > 0
+	h := sandbox.Heartbeat{Busy: s.running != nil || len(s.queue) > 0}
+	if !h.Busy {
+		h.Quiet = s.quiet
+	}
 	s.mu.Unlock()
-	memory, disk := s.usage.last()
-	return sandbox.Heartbeat{Busy: busy, Memory: memory, Disk: disk}
+	h.Memory, h.Disk = s.usage.last()
+	return h
 }

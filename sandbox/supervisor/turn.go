@@ -42,6 +42,9 @@ func (t *turn) settle(body sandbox.BodySettled) bool {
 	if t.settled {
 		return false
 	}
+	if body.Outcome == sandbox.OutcomeCarried {
+		body.Begun, body.Since = t.started, cmp.Or(t.prompt.Since, t.since)
+	}
 	t.settled = true
 	t.bridge.Event(sandbox.KindSettled, t.prompt.ID, body)
 	close(t.ended)
@@ -51,6 +54,9 @@ func (t *turn) settle(body sandbox.BodySettled) bool {
 func (t *turn) fail(format string, args ...any) {
 	t.settle(sandbox.BodySettled{Outcome: sandbox.OutcomeFailed, Reason: sentence(fmt.Errorf(format, args...))})
 }
+
+// carry ends the turn here, because it goes on in another box.
+func (t *turn) carry() { t.settle(sandbox.BodySettled{Outcome: sandbox.OutcomeCarried}) }
 
 // emit reports an event of the prompt unless it is settled.
 func (t *turn) emit(kind string, body any) {
@@ -70,11 +76,15 @@ func (t *turn) delta(d sandbox.Delta) {
 	}
 }
 
-// begin notes where the prompt's work starts.
-func (t *turn) begin(head string) {
+// begin notes where the prompt's work starts, unless it has ended before.
+func (t *turn) begin(head string) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if t.settled {
+		return false
+	}
 	t.since, t.started = head, true
+	return true
 }
 
 func (t *turn) hasBegun() bool {
@@ -136,6 +146,9 @@ func (t *turn) firstReport(sha string) bool {
 
 // author is whom the prompt's commits name.
 func (t *turn) author() person { return person{t.prompt.AuthorName, t.prompt.AuthorEmail}.clean() }
+
+// subject is that of commits of what the prompt leaves uncommitted.
+func (t *turn) subject() string { return subjectOf(cmp.Or(t.prompt.Subject, t.prompt.Text)) }
 
 // subjectOf makes a commit's subject of what was asked for.
 func subjectOf(text string) string {

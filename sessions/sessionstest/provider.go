@@ -1,6 +1,7 @@
 package sessionstest
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -41,18 +42,29 @@ type Provider struct {
 	Save func(ctx context.Context, b *Box) error
 	// Lifetime is the longest life of a box; 0: no limit.
 	Lifetime time.Duration
+	// CPU and MemMiB are what Caps says; 0: one core, 1 GiB.
+	CPU    float64
+	MemMiB int
 
 	world *World
 	mu    sync.Mutex
 	boxes map[string]*Box
 	fails []error
 	seen  []sandbox.Spec
-	saved map[sandbox.Ref]bool
+	saved map[sandbox.Ref]savedBox
 	count int
+
+	interfere func(ctx context.Context, call string, after bool) error
+}
+
+// savedBox is a saved filesystem.
+type savedBox struct {
+	sandbox.Saved
+	files []string
 }
 
 func newProvider(w *World) *Provider {
-	return &Provider{world: w, boxes: map[string]*Box{}, saved: map[sandbox.Ref]bool{}}
+	return &Provider{world: w, boxes: map[string]*Box{}, saved: map[sandbox.Ref]savedBox{}}
 }
 
 // Fail makes the next starts fail with these errors.
@@ -87,11 +99,54 @@ func (p *Provider) Forget() {
 	clear(p.saved)
 }
 
-// Saved returns the saved filesystems that there are.
+// Interfere has f asked before and after the effect of each call (start, restore,
+// snapshot, park, kill, delete). Its error is the call's; before the effect it means
+// that there is none. It may wait: the call hangs.
+func (p *Provider) Interfere(f func(ctx context.Context, call string, after bool) error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.interfere = f
+}
+
+// Saved returns the names of all saved filesystems.
 func (p *Provider) Saved() []sandbox.Ref {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return slices.Sorted(maps.Keys(p.saved))
+}
+
+// Unlisting is a provider that cannot list what it keeps.
+type Unlisting struct{ sandbox.Provider }
+
+// interfered runs a call's effect between the two questions to who interferes.
+func (p *Provider) interfered(ctx context.Context, call string, effect func() error) error {
+	p.mu.Lock()
+	interfere := p.interfere
+	p.mu.Unlock()
+	if interfere == nil {
+		return effect()
+	}
+	if err := interfere(ctx, call, false); err != nil {
+		return err
+	}
+	if err := effect(); err != nil {
+		return err
+	}
+	return interfere(ctx, call, true)
+}
+
+// ListSaved implements sandbox.Lister.
+func (p *Provider) ListSaved(context.Context) iter.Seq2[sandbox.Saved, error] {
+	return func(yield func(sandbox.Saved, error) bool) {
+		p.mu.Lock()
+		all := slices.Collect(maps.Values(p.saved))
+		p.mu.Unlock()
+		for _, s := range all {
+			if !yield(s.Saved, nil) {
+				return
+			}
+		}
+	}
 }
 
 func (p *Provider) close() {
@@ -102,7 +157,7 @@ func (p *Provider) close() {
 
 // Caps implements sandbox.Provider.
 func (p *Provider) Caps() sandbox.Caps {
-	return sandbox.Caps{Name: "test", MaxLifetime: p.Lifetime, CPU: 1, MemMiB: 1024, Price: p.Price}
+	return sandbox.Caps{Name: "test", MaxLifetime: p.Lifetime, CPU: cmp.Or(p.CPU, 1), MemMiB: cmp.Or(p.MemMiB, 1024), Price: p.Price}
 }
 
 // Build implements sandbox.Provider; there is nothing to build.
@@ -111,10 +166,25 @@ func (p *Provider) Build(context.Context, sandbox.Ref, []string, io.Writer) (san
 }
 
 // Start implements sandbox.Provider.
-func (p *Provider) Start(ctx context.Context, s sandbox.Spec) (sandbox.Box, error) {
+func (p *Provider) Start(ctx context.Context, s sandbox.Spec) (box sandbox.Box, err error) {
 	if p.Starting != nil {
 		p.Starting(ctx, s)
 	}
+	call := "start"
+	if s.From != "" {
+		call = "restore"
+	}
+	err = p.interfered(ctx, call, func() (err error) {
+		box, err = p.start(s)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return box, nil
+}
+
+func (p *Provider) start(s sandbox.Spec) (sandbox.Box, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.seen = append(p.seen, s)
@@ -125,7 +195,8 @@ func (p *Provider) Start(ctx context.Context, s sandbox.Spec) (sandbox.Box, erro
 			return nil, err
 		}
 	}
-	if s.From != "" && !p.saved[s.From] {
+	from, found := p.saved[s.From]
+	if s.From != "" && !found {
 		return nil, sandbox.ErrGone
 	}
 	for _, b := range p.boxes {
@@ -134,7 +205,7 @@ func (p *Provider) Start(ctx context.Context, s sandbox.Spec) (sandbox.Box, erro
 		}
 	}
 	p.count++
-	b, err := newBox(p, fmt.Sprintf("box-%d", p.count), s)
+	b, err := newBox(p, fmt.Sprintf("box-%d", p.count), s, from.files)
 	if err != nil {
 		return nil, err
 	}
@@ -168,11 +239,13 @@ func (p *Provider) List(_ context.Context, tags map[string]string) iter.Seq2[san
 }
 
 // Delete implements sandbox.Provider.
-func (p *Provider) Delete(_ context.Context, r sandbox.Ref) error {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	delete(p.saved, r)
-	return nil
+func (p *Provider) Delete(ctx context.Context, r sandbox.Ref) error {
+	return p.interfered(ctx, "delete", func() error {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		delete(p.saved, r)
+		return nil
+	})
 }
 
 // Box is a live box.
@@ -185,11 +258,12 @@ type Box struct {
 
 	mu         sync.Mutex
 	supervisor *supervisor
+	files      []string // one for each prompt that began in it, or in what it continues
 }
 
 // newBox makes a box. One without a token has no supervisor: its program waits.
-func newBox(p *Provider, id string, s sandbox.Spec) (*Box, error) {
-	b := &Box{id: id, spec: s, born: time.Now(), provider: p, dir: filepath.Join(p.world.dir, id)}
+func newBox(p *Provider, id string, s sandbox.Spec, files []string) (*Box, error) {
+	b := &Box{id: id, spec: s, born: time.Now(), provider: p, dir: filepath.Join(p.world.dir, id), files: slices.Clone(files)}
 	if s.Env[sandbox.EnvToken] == "" {
 		return b, nil
 	}
@@ -239,6 +313,27 @@ func (b *Box) Upload(ctx context.Context, id, name string, data []byte) error {
 		return err
 	}
 	return control.Put(ctx, b.spec.Env[sandbox.EnvToken], sandbox.Upload{ID: id, Name: name, Data: data})
+}
+
+// Files are the texts of the prompts that the box's filesystem knows of.
+func (b *Box) Files() []string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return slices.Clone(b.files)
+}
+
+func (b *Box) write(text string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.files = append(b.files, text)
+}
+
+// Deaf makes the box's program not hear that it shall park.
+func (b *Box) Deaf() {
+	s := b.current()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.deaf = true
 }
 
 // Crash ends the box as a killed machine does.
@@ -305,26 +400,40 @@ func (b *Box) Snapshot(ctx context.Context, _ time.Duration) (sandbox.Ref, error
 			return "", err
 		}
 	}
-	return b.save(), nil
+	return b.keep(ctx, "snapshot", false)
 }
 
-func (b *Box) save() sandbox.Ref {
-	b.provider.mu.Lock()
-	defer b.provider.mu.Unlock()
-	ref := sandbox.Ref("saved-" + b.id)
-	b.provider.saved[ref] = true
-	return ref
-}
-
-// Park implements sandbox.Box.
-func (b *Box) Park(context.Context) (sandbox.Ref, error) {
-	ref := b.save()
-	b.end()
+// keep saves the files, and ends the box if it parks.
+func (b *Box) keep(ctx context.Context, call string, parked bool) (ref sandbox.Ref, err error) {
+	err = b.provider.interfered(ctx, call, func() error {
+		files := b.Files()
+		b.provider.mu.Lock()
+		if b.provider.boxes[b.id] == nil {
+			b.provider.mu.Unlock()
+			return sandbox.ErrGone
+		}
+		b.provider.count++
+		ref = sandbox.Ref(fmt.Sprintf("%s-%d-of-%s", call, b.provider.count, b.id))
+		b.provider.saved[ref] = savedBox{sandbox.Saved{Ref: ref, Box: b.id, Parked: parked, At: time.Now()}, files}
+		b.provider.mu.Unlock()
+		if parked {
+			b.end()
+		}
+		return nil
+	})
+	if err != nil {
+		return "", err
+	}
 	return ref, nil
 }
 
+// Park implements sandbox.Box.
+func (b *Box) Park(ctx context.Context) (sandbox.Ref, error) { return b.keep(ctx, "park", true) }
+
 // Kill implements sandbox.Box.
-func (b *Box) Kill(context.Context) error {
-	b.end()
-	return nil
+func (b *Box) Kill(ctx context.Context) error {
+	return b.provider.interfered(ctx, "kill", func() error {
+		b.end()
+		return nil
+	})
 }

@@ -3,6 +3,7 @@ package sessionstest
 import (
 	"context"
 	"sync"
+	"time"
 
 	"github.com/google/uuid"
 
@@ -24,6 +25,9 @@ type supervisor struct {
 	queue   chan sandbox.Prompt
 	prompts []sandbox.Prompt
 	running map[string]context.CancelFunc
+	carry   bool
+	deaf    bool
+	quiet   string
 }
 
 func newSupervisor(b *Box) (*supervisor, error) {
@@ -52,7 +56,7 @@ func (s *supervisor) kill() {
 func (s *supervisor) heartbeat() sandbox.Heartbeat {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return sandbox.Heartbeat{Busy: len(s.running) > 0, Memory: 500 << 20, Disk: 80 << 20}
+	return sandbox.Heartbeat{Busy: len(s.running) > 0, Memory: 500 << 20, Disk: 80 << 20, Quiet: s.quiet}
 }
 
 func (s *supervisor) received() []sandbox.Prompt {
@@ -118,13 +122,41 @@ func (s *supervisor) Stop(stop sandbox.Stop) {
 
 // Park implements sandbox.Orders: the program ends once everything is stored,
 // and the box with it.
-func (s *supervisor) Park(sandbox.Park) {
-	s.bridge.Event(sandbox.KindNote, "", sandbox.BodyNote{Text: "The sandbox is parked."})
+func (s *supervisor) Park(p sandbox.Park) {
+	s.mu.Lock()
+	if s.deaf {
+		s.mu.Unlock()
+		return
+	}
+	s.carry = p.Carry
+	idle := sync.WaitGroup{}
+	if p.Carry {
+		for _, cancel := range s.running {
+			cancel()
+		}
+		idle.Go(s.idle)
+	}
+	s.mu.Unlock()
 	go func() {
+		idle.Wait()
+		s.bridge.Event(sandbox.KindNote, "", sandbox.BodyNote{Text: "The sandbox is parked."})
 		if s.bridge.Flush(s.ctx) == nil {
 			s.box.end()
 		}
 	}()
+}
+
+// idle waits until no prompt runs.
+func (s *supervisor) idle() {
+	for s.ctx.Err() == nil {
+		s.mu.Lock()
+		left := len(s.running)
+		s.mu.Unlock()
+		if left == 0 {
+			return
+		}
+		time.Sleep(time.Millisecond) // between two looks
+	}
 }
 
 // prompting runs the prompts one after the other.
@@ -143,19 +175,34 @@ func (s *supervisor) run(p sandbox.Prompt) {
 	ctx, cancel := context.WithCancel(s.ctx)
 	defer cancel()
 	s.mu.Lock()
-	s.running[p.ID] = cancel
+	s.running[p.ID], s.quiet = cancel, ""
 	s.mu.Unlock()
+	s.box.write(p.Text)
 	agent := s.box.provider.Agent
 	if agent == nil {
 		agent = Answer
 	}
 	agent(ctx, s.box, p)
+	if ctx.Err() != nil && s.ctx.Err() == nil {
+		s.settleInterrupted(p)
+	}
 	s.mu.Lock()
 	delete(s.running, p.ID)
+	s.quiet = p.ID
 	s.mu.Unlock()
-	if ctx.Err() != nil && s.ctx.Err() == nil {
-		s.box.Settle(p, sandbox.OutcomeStopped, "Stopped.", "")
+	s.bridge.Beat()
+}
+
+// settleInterrupted reports a prompt that was stopped, by people or because its box ends.
+func (s *supervisor) settleInterrupted(p sandbox.Prompt) {
+	s.mu.Lock()
+	carry := s.carry
+	s.mu.Unlock()
+	if carry {
+		s.bridge.Event(sandbox.KindSettled, p.ID, sandbox.BodySettled{Outcome: sandbox.OutcomeCarried, Begun: true, Since: "c0ffee"})
+		return
 	}
+	s.box.Settle(p, sandbox.OutcomeStopped, "Stopped.", "")
 }
 
 // Answer is an agent that says "done: " and the prompt's text.

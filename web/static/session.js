@@ -26,7 +26,7 @@ export function startSession({ session, last }) {
             asked = transcript.last;
             live.ask({ after: transcript.last });
           }
-          if (f.kind === 'prompt.ended' || f.kind === 'prompt.started') {
+          if (f.kind === 'prompt.ended' || f.kind === 'prompt.started' || f.kind === 'prompt.carried') {
             transcript.dropParts();
           }
           if (f.kind === 'tool') markRunning();
@@ -215,6 +215,8 @@ function actions(session) {
     retry: (d) => post(`/api/prompts/${d.prompt}/retry`),
     answer: (d) => post(`/api/prompts/${d.prompt}/answer`, { option: Number(d.option) }),
     revoke: (d) => remove(`/api/artifacts/${d.artifact}/link`),
+    archive: () => post(`/api/sessions/${session}/archive`),
+    unarchive: () => post(`/api/sessions/${session}/unarchive`),
     cancel: (d) => remove(`/api/prompts/${d.prompt}`),
     choose: (d) => post(`/api/sessions/${session}/repository`, { repository: d.repository }),
   };

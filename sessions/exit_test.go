@@ -1,0 +1,89 @@
+package sessions_test
+
+import (
+	"context"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"openinspect/sandbox"
+	"openinspect/sessions"
+	"openinspect/sessions/sessionstest"
+)
+
+// A control plane that shall leave nothing running is stopped in the middle of a boot.
+func TestAStopDuringABootLosesAndLeavesNothing(t *testing.T) {
+	t.Parallel()
+	for name, continued := range map[string]bool{"the session's first one": false, "one that continues saved files": true} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := sessionstest.New(t)
+			var hold atomic.Bool
+			booting := make(chan string, 10)
+			w.Provider.Boot = func(ctx context.Context, b *sessionstest.Box) {
+				if hold.Load() {
+					booting <- b.ID()
+					return
+				}
+				sessionstest.Ready(ctx, b)
+			}
+			first := w.Engine(func(c *sessions.Config) { c.ParkAfter = 50 * time.Millisecond })
+			sessions.Hasten(first)
+			stop := w.Run(first)
+			alice := w.Person(first, "Alice")
+			if continued {
+				acc := w.Ask(first, alice.ID, "1.0", "acme/greeter: zero")
+				ended(t, first, acc.Prompt.ID)
+				parked(t, w, acc.Session.ID)
+			}
+			hold.Store(true)
+			acc := w.Ask(first, alice.ID, "1.0", "acme/greeter: one")
+			heard(t, booting)
+			stop()
+			if err := first.EndStarting(bg); err != nil {
+				t.Fatal(err)
+			}
+			if left := len(w.Provider.Boxes()); left != 0 {
+				t.Errorf("%d sandboxes are left running", left)
+			}
+			var ref sandbox.Ref
+			if err := w.DB.Get(&ref, `select ref from sandboxes where session_id = $1`, acc.Session.ID); err != nil || (ref != "") != continued {
+				t.Errorf("the session goes on from %q (%v)", ref, err)
+			}
+			hold.Store(false)
+			second := w.Engine()
+			sessions.Hasten(second)
+			w.Run(second)
+			if p := ended(t, second, acc.Prompt.ID); p.State != sessions.Completed {
+				t.Errorf("the request ended as %s: %s", p.State, p.Reason)
+			}
+			specs := w.Provider.Specs()
+			if specs[len(specs)-1].From != ref {
+				t.Errorf("it went on from %q, want %q", specs[len(specs)-1].From, ref)
+			}
+			sessionstest.Eventually(t, "nothing is saved that nobody refers to", func() bool {
+				saved := w.Provider.Saved()
+				return len(saved) == 0 && ref == "" || len(saved) == 1 && saved[0] == ref
+			})
+		})
+	}
+}
+
+func TestASpareIsNotLeftBehind(t *testing.T) {
+	t.Parallel()
+	w := sessionstest.New(t)
+	e := w.Engine(func(c *sessions.Config) { c.MaxSpares, c.PoolSize = 2, 2 })
+	sessions.Hasten(e)
+	stop := w.Run(e)
+	if err := e.Interest(bg, sessions.Interest{Repository: "acme/greeter"}); err != nil {
+		t.Fatal(err)
+	}
+	sessionstest.Eventually(t, "a spare is there", func() bool { return len(w.Provider.Boxes()) == 1 })
+	stop()
+	if err := e.EndStarting(bg); err != nil {
+		t.Fatal(err)
+	}
+	if boxes, saved := w.Provider.Boxes(), w.Provider.Saved(); len(boxes) != 0 || len(saved) != 0 {
+		t.Errorf("%d sandboxes and %q are left", len(boxes), saved)
+	}
+}

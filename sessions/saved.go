@@ -1,0 +1,192 @@
+package sessions
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"time"
+
+	"openinspect/sandbox"
+)
+
+// Saved filesystems are rows before a provider is asked for them, and stay rows
+// until they are deleted there:
+//
+//	saving ──> kept ──> unwanted ──> gone
+//	saving ──> unwanted | gone
+//
+// A session keeps one: sandboxes.ref names what its next box starts from, and a
+// newer one makes the older ones unwanted. Nothing is relied on whose name is not
+// in a row. Who asks a provider and dies leaves a row in state saving: the box is
+// saved again if it lives; if it was parked, what it left is found by its id; and
+// what nobody can name any more ends by itself (see sandbox.Lister).
+
+// Kinds of saved filesystems.
+const (
+	savedSnapshot = "snapshot"
+	savedPark     = "park"
+)
+
+// keeping is a saved filesystem and its row; without a row it is what the session
+// had already.
+type keeping struct {
+	row int64
+	ref sandbox.Ref
+}
+
+// beginSaving writes the row that comes before the provider's call, which may take
+// as long as within.
+func (t *tx) beginSaving(ctx context.Context, session, box, kind, prompt string, within time.Duration) (row int64, err error) {
+	err = t.GetContext(ctx, &row, `
+		insert into saved (session_id, kind, box, prompt_id, held_until, expires_at)
+		values ($1, $2, $3, $4, now() + make_interval(secs => $5), now() + make_interval(secs => $6)) returning id`,
+		session, kind, box, prompt, seconds(within+t.e.tempo.lease), seconds(sandbox.KeepSession))
+	if err != nil {
+		return 0, fmt.Errorf("noting that %s is saved: %w", session, err)
+	}
+	return row, nil
+}
+
+// keep makes a saved filesystem the one that the session continues from. Its row
+// may have been given up meanwhile, but not be deleted at the provider. The
+// sandbox's row is locked.
+func (t *tx) keep(ctx context.Context, session string, k keeping) error {
+	if k.row == 0 {
+		return nil
+	}
+	res, err := t.ExecContext(ctx, `update saved set state = 'kept', ref = $2, held_until = null,
+			expires_at = now() + make_interval(secs => $3) where id = $1 and state in ('saving', 'gone')`,
+		k.row, string(k.ref), seconds(sandbox.KeepSession))
+	if err != nil {
+		return fmt.Errorf("noting where %s is saved: %w", session, err)
+	}
+	if kept, err := affected(res); err != nil || !kept {
+		return err
+	}
+	_, err = t.ExecContext(ctx, `update saved set state = 'unwanted' where session_id = $1 and state = 'kept' and id <> $2`, session, k.row)
+	if err != nil {
+		return fmt.Errorf("noting what %s does not need any more: %w", session, err)
+	}
+	if _, err := t.ExecContext(ctx, `update sandboxes set ref = $2 where session_id = $1`, session, string(k.ref)); err != nil {
+		return fmt.Errorf("noting what %s continues from: %w", session, err)
+	}
+	return nil
+}
+
+// dropSaved notes that what was to be saved, or was, is not wanted. ref is where it
+// is, or empty if there is nothing.
+func (e *Engine) dropSaved(ctx context.Context, row int64, ref sandbox.Ref) error {
+	_, err := e.db.ExecContext(ctx, `update saved set state = case when $2 = '' then 'gone' else 'unwanted' end, ref = $2, held_until = null
+		where id = $1 and state in ('saving', 'gone')`, row, string(ref))
+	if err != nil {
+		return fmt.Errorf("giving up a saved filesystem: %w", err)
+	}
+	return nil
+}
+
+// keepBox ends a box and keeps its filesystem. gone says that the box had ended
+// before; what it left then is what an earlier attempt saved of it, or nothing
+// new. Whoever calls it records the result with keep.
+func (e *Engine) keepBox(ctx context.Context, session, id string) (k keeping, gone bool, err error) {
+	within := 4 * e.tempo.park
+	ctx, cancel := context.WithTimeout(ctx, within)
+	defer cancel()
+	box, err := e.cfg.Provider.Attach(ctx, id)
+	if errors.Is(err, sandbox.ErrGone) {
+		k, err = e.leftBy(ctx, session, id)
+		return k, true, err
+	}
+	if err != nil {
+		return k, false, err
+	}
+	err = e.transact(ctx, func(t *tx) (err error) {
+		k.row, err = t.beginSaving(ctx, session, id, savedPark, "", within)
+		return err
+	})
+	if err != nil {
+		return k, false, err
+	}
+	k.ref, err = e.parkSafely(ctx, k.row, box)
+	switch {
+	case errors.Is(err, sandbox.ErrGone):
+		if err := e.dropSaved(ctx, k.row, ""); err != nil {
+			return k, true, err
+		}
+		k, err = e.leftBy(ctx, session, id)
+		return k, true, err
+	case err != nil:
+		return k, false, errors.Join(fmt.Errorf("parking the box of %s: %w", session, err), e.parkFailed(ctx, k.row))
+	}
+	return k, false, nil
+}
+
+// parkFailed ends the row of a park that its provider refused, unless something is
+// saved already.
+func (e *Engine) parkFailed(ctx context.Context, row int64) error {
+	if ctx.Err() != nil {
+		return nil // it may have had its effect; the reaper looks after the row
+	}
+	_, err := e.db.ExecContext(ctx, `update saved set held_until = now() where id = $1 and state = 'saving'`, row)
+	return err
+}
+
+// parkSafely parks a box so that what it leaves can be found again should this
+// process end before it has recorded the name: by the box's id if the provider can
+// list, else because the name is recorded before the box ends.
+func (e *Engine) parkSafely(ctx context.Context, row int64, box sandbox.Box) (sandbox.Ref, error) {
+	if _, can := e.cfg.Provider.(sandbox.Lister); can {
+		return box.Park(ctx)
+	}
+	ref, err := box.Snapshot(ctx, sandbox.KeepSession)
+	if err != nil {
+		return "", err
+	}
+	if _, err := e.db.ExecContext(ctx, `update saved set ref = $2 where id = $1 and state = 'saving'`, row, string(ref)); err != nil {
+		return "", fmt.Errorf("noting where a box is saved: %w", err)
+	}
+	return ref, box.Kill(ctx)
+}
+
+// leftBy finds what an earlier attempt to park a box saved of it and did not
+// record. Without any, the session continues from what it had.
+func (e *Engine) leftBy(ctx context.Context, session, box string) (keeping, error) {
+	var left struct {
+		Row int64       `db:"id"`
+		Ref sandbox.Ref `db:"ref"`
+	}
+	err := e.db.GetContext(ctx, &left, `select id, ref from saved where session_id = $1 and box = $2 and kind = 'park' and state = 'saving'
+		order by ref <> '' desc, id desc limit 1`, session, box)
+	if errors.Is(err, sql.ErrNoRows) {
+		return keeping{}, nil
+	}
+	if err != nil {
+		return keeping{}, fmt.Errorf("reading what the box of %s left: %w", session, err)
+	}
+	lister, can := e.cfg.Provider.(sandbox.Lister)
+	if left.Ref != "" || !can {
+		if left.Ref == "" {
+			return keeping{}, nil
+		}
+		return keeping{left.Row, left.Ref}, nil
+	}
+	for saved, err := range lister.ListSaved(ctx) {
+		if err != nil {
+			return keeping{}, fmt.Errorf("looking for what the box of %s left: %w", session, err)
+		}
+		if saved.Box == box && saved.Parked {
+			return keeping{left.Row, saved.Ref}, nil
+		}
+	}
+	return keeping{}, nil
+}
+
+// forgetSaved notes that the provider does not have what the session was to
+// continue from.
+func (t *tx) forgetSaved(ctx context.Context, session string, ref sandbox.Ref) error {
+	_, err := t.ExecContext(ctx, `update saved set state = 'unwanted' where session_id = $1 and ref = $2 and state = 'kept'`, session, string(ref))
+	if err != nil {
+		return fmt.Errorf("forgetting what %s was saved as: %w", session, err)
+	}
+	return nil
+}
