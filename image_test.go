@@ -34,7 +34,10 @@ say
 
 // imageRig is a practice in which a repository's setup takes its time.
 func imageRig(t testing.TB) *rig {
-	r := startRig(t, func(p *practice) { p.scripts = imageScripts.write(t) })
+	r := startRig(t, func(p *practice) {
+		p.scripts = imageScripts.write(t)
+		p.extraEnv = append(p.extraEnv, "MAX_SPARES=0") // a session that takes one shows nothing of images
+	})
 	r.pushFile(r.remoteAs("alice", "greeter"), ".openinspect/setup.sh", "echo setting up\nsleep 2\necho prepared > prepared.txt\n")
 	return r
 }
