@@ -8,7 +8,6 @@ import (
 	"io/fs"
 	"net"
 	"os"
-	"path"
 	"sync/atomic"
 	"time"
 
@@ -31,16 +30,7 @@ const (
 // with 128 and the signal, one that does not exist with 127, as in a shell. It
 // inherits nothing of Spec.Env.
 func (b *box) Exec(ctx context.Context, c sandbox.Cmd) (int, error) {
-	if len(c.Args) == 0 || c.Args[0] == "" {
-		return 0, invalid("a command needs arguments")
-	}
-	if c.Dir != "" && !path.IsAbs(c.Dir) {
-		return 0, invalid("%q is not an absolute path", c.Dir)
-	}
-	if c.Timeout < 0 {
-		return 0, invalid("a timeout of %s is not a duration", c.Timeout)
-	}
-	if err := validCommand(c.Args, c.Env); err != nil {
+	if err := c.Check(); err != nil {
 		return 0, err
 	}
 	if err := ctx.Err(); err != nil {
@@ -77,7 +67,7 @@ func execResult(c sandbox.Cmd, r reply, err error) (int, error) {
 		}
 		return exitMissing, nil
 	case r.Invalid:
-		return 0, invalid("%s", r.Error)
+		return 0, sandbox.Invalid("%s", r.Error)
 	case r.Error != "":
 		return 0, errors.New(r.Error)
 	}

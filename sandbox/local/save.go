@@ -36,7 +36,7 @@ func parseRef(r sandbox.Ref) (savedRef, error) {
 	}
 	m := refForm.FindStringSubmatch(string(r))
 	if m == nil {
-		return savedRef{}, invalid("%q names no filesystem of this provider", r)
+		return savedRef{}, sandbox.Invalid("%q names no filesystem of this provider", r)
 	}
 	return savedRef{kind: m[1], name: string(r)}, nil
 }
@@ -243,7 +243,7 @@ func (p *Provider) Build(ctx context.Context, from sandbox.Ref, steps []string, 
 	if r, err := parseRef(from); err != nil {
 		return "", err
 	} else if r.kind == kindParked {
-		return "", invalid("%s is parked: only a box continues it", from)
+		return "", sandbox.Invalid("%s is parked: only a box continues it", from)
 	}
 	b, err := p.start(ctx, sandbox.Spec{
 		Name: "build " + newID(), From: from, Command: []string{"sleep", "infinity"}, Tags: map[string]string{"build": "yes"},
