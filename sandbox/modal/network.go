@@ -32,6 +32,13 @@ func networkFor(control string) (network, error) {
 	return network{domain: u.Hostname()}, nil
 }
 
+// CheckControl says what is wrong with an address of the machine listener that
+// boxes could not reach.
+func CheckControl(control string) error {
+	_, err := networkFor(control)
+	return err
+}
+
 // allow sets the outbound policy. Both lists are given, because one that is
 // missing would allow everything if the other were missing too.
 func (n network) allow(params *sdk.SandboxCreateParams) {
