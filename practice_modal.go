@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/url"
 	"path/filepath"
+	"strconv"
 	"syscall"
 
 	"golang.org/x/sync/errgroup"
@@ -36,7 +38,7 @@ func (p *practice) openModal(ctx context.Context, group *errgroup.Group, opencod
 	if err != nil {
 		return fmt.Errorf("opening the Modal stand-in: %w", err)
 	}
-	p.state.ModalPort = p.modal.Port()
+	p.state.ModalPort = portOf(p.modal.URL())
 	group.Go(func() error { return p.modal.Run(ctx) })
 	return p.saveState()
 }
@@ -62,4 +64,17 @@ func (p *practice) whereSandboxesRun() string {
 		return "processes of this machine (--sandboxes modal: over Modal's protocol)"
 	}
 	return "stand-in for Modal at " + p.modal.URL()
+}
+
+// portOf is the port in a URL of a stand-in.
+func portOf(raw string) int {
+	u, err := url.Parse(raw)
+	if err != nil {
+		return 0 // any
+	}
+	port, err := strconv.Atoi(u.Port())
+	if err != nil {
+		return 0
+	}
+	return port
 }

@@ -28,7 +28,9 @@ const (
 // killed with it when its time is over or ctx ends; the error then wraps
 // context.DeadlineExceeded or is that of ctx. A command killed by a signal exits
 // with 128 and the signal, one that does not exist with 127, as in a shell. It
-// inherits nothing of Spec.Env.
+// inherits nothing of Spec.Env. A Stdin that is an *os.File is the command's own
+// standard input, as with os/exec: nothing is copied, and no reader of it is left
+// waiting when the command ends.
 func (b *box) Exec(ctx context.Context, c sandbox.Cmd) (int, error) {
 	if err := c.Check(); err != nil {
 		return 0, err
@@ -124,7 +126,13 @@ func openStreams(c sandbox.Cmd) (_ *streams, err error) {
 			s.abandon()
 		}
 	}()
-	if c.Stdin == nil {
+	if file, ok := c.Stdin.(*os.File); ok {
+		own, err := duplicate(file)
+		if err != nil {
+			return nil, err
+		}
+		s.theirs = append(s.theirs, own)
+	} else if c.Stdin == nil {
 		null, err := os.Open(os.DevNull)
 		if err != nil {
 			return nil, fmt.Errorf("opening no input: %w", err)

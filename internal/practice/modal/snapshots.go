@@ -1,0 +1,102 @@
+package modal
+
+import (
+	"context"
+	"time"
+
+	pb "github.com/modal-labs/modal-client/go/proto/modal_proto"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"openinspect/sandbox"
+)
+
+// snapshotCall is one snapshot under way: calls of the same id wait for it.
+type snapshotCall struct {
+	done  chan struct{}
+	image string
+	err   error
+}
+
+// TaskSnapshotFilesystem saves the filesystem of a running sandbox as an image.
+// A repeated call with the same id finds what the first one saved.
+func (r *router) TaskSnapshotFilesystem(ctx context.Context, q *pb.TaskSnapshotFilesystemRequest) (*pb.TaskSnapshotFilesystemResponse, error) {
+	b, in, err := r.running(ctx, q.GetTaskId())
+	if err != nil {
+		return nil, err
+	}
+	switch {
+	case q.GetContainerId() != "":
+		return nil, status.Error(codes.Unimplemented, "The stand-in for Modal does not have sidecars.")
+	case len(q.GetCustomerSuppliedEncryptionKey()) > 0:
+		return nil, status.Error(codes.Unimplemented, "The stand-in for Modal does not encrypt snapshots.")
+	case q.GetTtlSeconds() == 0 || q.GetTtlSeconds() < -1:
+		return nil, invalid("ttl_seconds must be positive, or -1 for no expiry.")
+	case q.GetSnapshotId() == "":
+		return nil, invalid("A snapshot id is needed.")
+	}
+	call := r.s.snapshotCall(b, in, q)
+	select {
+	case <-call.done:
+	case <-ctx.Done():
+		return nil, status.FromContextError(ctx.Err()).Err()
+	}
+	if call.err != nil {
+		return nil, statusOf(call.err)
+	}
+	return pb.TaskSnapshotFilesystemResponse_builder{ImageId: call.image}.Build(), nil
+}
+
+// snapshotCall begins a snapshot or finds the one of the same id. It goes on
+// when the caller leaves.
+func (s *Server) snapshotCall(b *box, in sandbox.Box, q *pb.TaskSnapshotFilesystemRequest) *snapshotCall {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	key := b.id + " " + q.GetSnapshotId()
+	if call := s.snapshots[key]; call != nil {
+		return call
+	}
+	call := &snapshotCall{done: make(chan struct{})}
+	for _, i := range s.images { // of an earlier process
+		if record, _ := i.snapshot(); record.Snapshot == key {
+			call.image = record.ID
+			close(call.done)
+			return call
+		}
+	}
+	s.snapshots[key] = call
+	s.work.Go(func() {
+		defer close(call.done)
+		call.image, call.err = s.saveFilesystem(b, in, key, time.Duration(q.GetTtlSeconds())*time.Second)
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		delete(s.snapshots, key) // found by its image from now on; a failed one may be tried again
+	})
+	return call
+}
+
+func (s *Server) saveFilesystem(b *box, in sandbox.Box, key string, ttl time.Duration) (string, error) {
+	of := b.snapshot()
+	ref, err := in.Snapshot(s.ctx, ttl)
+	if err != nil {
+		return "", err
+	}
+	record := Image{
+		ID: newID("im"), Base: of.Image, Ref: ref, Sandbox: of.ID, Snapshot: key, Created: time.Now().UTC(), Env: map[string]string{},
+		Result: Result{Status: pb.GenericResult_GENERIC_STATUS_SUCCESS},
+	}
+	if ttl > 0 {
+		record.Expires = record.Created.Add(ttl)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if base := s.images[of.Image]; base != nil {
+		from, _ := base.snapshot()
+		record.Env, record.Workdir, record.Registry = from.Env, from.Workdir, from.Registry
+	}
+	if err := s.save(kindImages, record.ID, record); err != nil {
+		return "", err
+	}
+	s.images[record.ID] = newImage(record)
+	return record.ID, nil
+}
