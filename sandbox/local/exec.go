@@ -11,6 +11,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"openinspect/sandbox"
 )
 
@@ -128,6 +130,9 @@ func openStreams(c sandbox.Cmd) (_ *streams, err error) {
 	}()
 	if file, ok := c.Stdin.(*os.File); ok {
 		own, err := duplicate(file)
+		if err == nil { // a pipe of Go's does not block, which programs do not expect
+			err = unix.SetNonblock(int(own.Fd()), false)
+		}
 		if err != nil {
 			return nil, err
 		}
