@@ -58,7 +58,10 @@ func (p *executable) zip() ([]byte, error) {
 	if _, err := io.Copy(z, p.reader()); err != nil {
 		return nil, err
 	}
-	return b.Bytes(), z.Close()
+	if err := z.Close(); err != nil {
+		return nil, err
+	}
+	return b.Bytes(), nil
 }
 
 // handler serves the program to whoever has a sandbox's token. Of another version

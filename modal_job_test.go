@@ -1,0 +1,89 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os/exec"
+	"strings"
+	"testing"
+	"time"
+)
+
+// atModal has sandboxes run at the stand-in for Modal.
+func atModal(p *practice) {
+	p.sandboxes = providerModal
+	p.extraEnv = append(p.extraEnv, "PARK_AFTER=2s")
+}
+
+func TestTheMainJobIsDoneAtModalWithAPauseInBetween(t *testing.T) {
+	r := startRig(t, atModal)
+	channel := r.channel("greeter")
+	thread := r.say("alice", channel, "", "@inspect fix the failing test in acme/greeter")
+	first := r.waitSettled(thread, 1, 3*time.Minute)[0]
+	if first.State != "completed" {
+		t.Fatalf("the first prompt ended as %s: %s", first.State, first.Reason)
+	}
+	before := r.parked(first.Session)
+	sandboxes := r.practice.modal.Sandboxes()
+	if len(sandboxes) != 1 || sandboxes[0].Ended.IsZero() {
+		t.Fatalf("after parking Modal has the sandboxes %+v, want one that has ended", sandboxes)
+	}
+
+	r.say("bob", channel, thread, "add a usage section to the README")
+	prompts := r.waitSettled(thread, 2, 3*time.Minute)
+	if prompts[1].State != "completed" {
+		t.Errorf("the second prompt ended as %s: %s", prompts[1].State, prompts[1].Reason)
+	}
+	sandboxes = r.practice.modal.Sandboxes()
+	if len(sandboxes) != 2 || sandboxes[1].Image != before && sandboxes[0].Image != before {
+		t.Errorf("the session did not go on from the image %s: %+v", before, sandboxes)
+	}
+	r.checkThread(channel, thread, prompts)
+	r.checkPullRequest(first.Session)
+	r.checkLog(first.Session)
+	after := r.parked(first.Session)
+	r.eventually("only the last saved filesystem is kept", time.Minute, func() error {
+		for _, image := range r.practice.modal.Images() {
+			if image.Snapshot != "" && image.ID != after && image.Deleted.IsZero() {
+				return fmt.Errorf("image %s is there", image.ID)
+			}
+		}
+		return nil
+	})
+}
+
+// parked waits until a session's sandbox is parked and returns what it was saved as.
+func (r *rig) parked(session string) (ref string) {
+	r.Helper()
+	r.eventually("the sandbox is parked", time.Minute, func() error {
+		var state string
+		row := r.db.QueryRow(`select state, ref from sandboxes where session_id = $1`, session)
+		if err := row.Scan(&state, &ref); err != nil {
+			return err
+		}
+		if state != "parked" || ref == "" {
+			return fmt.Errorf("it is %s", state)
+		}
+		return nil
+	})
+	return ref
+}
+
+func TestDoctorNamesAWrongTokenOfModals(t *testing.T) {
+	r := startRig(t, atModal)
+	env := r.practice.childEnv("/bin/true")
+	doctor := func(env []string) (string, error) {
+		cmd := exec.CommandContext(t.Context(), r.practice.binary, "doctor")
+		cmd.Env = env
+		out, err := cmd.CombinedOutput()
+		return string(out), err
+	}
+	if out, err := doctor(env); err != nil || !strings.Contains(out, "Modal takes the token") {
+		t.Errorf("doctor on a healthy configuration: %v\n%s", err, out)
+	}
+	env = append(env, "MODAL_TOKEN_SECRET=as-wrong")
+	var exit *exec.ExitError
+	if out, err := doctor(env); !errors.As(err, &exit) || !strings.Contains(out, "✗ sandboxes") || !strings.Contains(out, "MODAL_TOKEN_SECRET") {
+		t.Errorf("doctor with a wrong token: %v\n%s", err, out)
+	}
+}
