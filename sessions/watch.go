@@ -81,6 +81,7 @@ type silentBox struct {
 	State    SandboxState `db:"state"`
 	Failures int          `db:"failures"`
 	Ref      sandbox.Ref  `db:"ref"` // the saved filesystem that it continues, if any
+	Said     string       `db:"-"`   // the last that it said, once it is gone
 }
 
 // endLongBoots fails boots that took too long; deadlines of a boot count from
@@ -181,6 +182,7 @@ func (e *Engine) lookFor(ctx context.Context, b *silentBox, giveUp bool) (gone b
 	box, err := e.cfg.Provider.Attach(asking, b.Box)
 	switch {
 	case errors.Is(err, sandbox.ErrGone):
+		b.Said = e.scrub.text(storable(sandbox.LastWords(err)))
 		return true, nil
 	case err != nil || !giveUp:
 		return false, err
@@ -214,7 +216,11 @@ func (e *Engine) lose(ctx context.Context, b silentBox) error {
 			return fmt.Errorf("noting what the sandbox of %s left: %w", s.ID, err)
 		}
 		if b.State != SandboxReady {
-			return t.countFailure(ctx, s, b.Failures, "The sandbox ended while it was being prepared.")
+			reason := "The sandbox ended while it was being prepared."
+			if b.Said != "" {
+				reason = "The sandbox ended while it was being prepared, and said: " + b.Said
+			}
+			return t.countFailure(ctx, s, b.Failures, reason)
 		}
 		_, err := t.ExecContext(ctx, `update sandboxes set state = 'lost', state_at = now(), reason = 'it ended', token_hash = null,
 			box = '', holder = '', retry_at = null, busy = false, memory = 0 where session_id = $1`, s.ID)

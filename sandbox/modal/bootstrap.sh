@@ -1,8 +1,10 @@
 # The main program of a box with a supervisor: fetches the program whose SHA-256
 # is $1 from the machine listener, unless it is there, and becomes its supervisor.
+# It tries for $2 seconds.
 # Nothing of the agent's runs yet when the program is checked, so it may be kept
 # where the agent can write.
 hash=$1
+until=$(($(date +%s) + $2))
 dir=$HOME/.openinspect/program
 program=$dir/$hash
 is_whole() { [ "$(sha256sum "$1" 2>/dev/null | cut -d ' ' -f 1)" = "$hash" ]; }
@@ -25,7 +27,6 @@ fetch() {
 
 command -v curl >/dev/null || { say "the image has no curl, with which the sandbox fetches its supervisor"; exit 1; }
 wait=1
-until=$(($(date +%s) + 120))
 while ! is_whole "$program"; do
   why="what came was another program"
   if fetch "$@" && is_whole "$dir/new"; then

@@ -52,7 +52,7 @@ func (p *Provider) Attach(ctx context.Context, id string) (sandbox.Box, error) {
 		return nil, fmt.Errorf("attaching to sandbox %s: %w", id, err)
 	}
 	if !alive {
-		return nil, p.lastWords(ctx, id)
+		return nil, p.gone(ctx, id)
 	}
 	return b, nil
 }
@@ -87,15 +87,32 @@ func (b *box) explain(ctx context.Context, err error) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), callTime)
 	defer cancel()
 	alive, asking := b.alive(ctx)
-	switch {
-	case asking != nil:
-		return notGone(err)
-	case !alive && !errors.Is(err, sandbox.ErrGone):
-		return fmt.Errorf("%w: %s (%w)", sandbox.ErrGone, b.ID(), err)
-	case alive:
-		return notGone(err)
+	if errors.Is(err, sandbox.ErrGone) && alive {
+		alive, asking = b.aliveSoon(ctx)
 	}
-	return err
+	switch {
+	case asking != nil || alive:
+		return notGone(err)
+	case errors.Is(err, sandbox.ErrGone):
+		return err
+	}
+	return fmt.Errorf("%w: %s (%w)", sandbox.ErrGone, b.ID(), err)
+}
+
+// aliveSoon asks again and again, for a box that shows signs of having ended:
+// Modal says the one before the other.
+func (b *box) aliveSoon(ctx context.Context) (alive bool, err error) {
+	for range 5 {
+		select {
+		case <-time.After(100 * time.Millisecond):
+		case <-ctx.Done():
+			return true, ctx.Err()
+		}
+		if alive, err = b.alive(ctx); err != nil || !alive {
+			break
+		}
+	}
+	return alive, err
 }
 
 // lastWordsTime bounds looking for them, and maxLastWords how much is shown.
@@ -104,23 +121,25 @@ const (
 	maxLastWords  = 4 << 10
 )
 
-// lastWords returns ErrGone with the end of what the box printed, if Modal still has it.
-func (p *Provider) lastWords(ctx context.Context, id string) error {
-	gone := fmt.Errorf("%w: %s", sandbox.ErrGone, id)
+// gone says what Modal still knows of a box that has ended.
+func (p *Provider) gone(ctx context.Context, id string) error {
+	gone := &sandbox.Gone{ID: id}
 	sb, err := p.client.Sandboxes.FromID(ctx, id, nil)
 	if err != nil {
 		return gone
 	}
 	defer sb.Detach()
-	stop := context.AfterFunc(ctx, func() { sb.Stderr.Close() })
-	defer stop()
-	timer := time.AfterFunc(lastWordsTime, func() { sb.Stderr.Close() })
-	defer timer.Stop()
-	tail := tail{most: maxLastWords}
-	_, _ = io.Copy(&tail, sb.Stderr) // it is for people: an error is not worth failing for
-	if text := tail.String(); text != "" {
-		return fmt.Errorf("%w; its log ends with:\n%s", gone, text)
+	if tags, err := sb.GetTags(ctx, nil); err == nil {
+		gone.Saved = sandbox.Ref(decodeTags(tags)[tagParked])
 	}
+	hush := func() { sb.Stderr.Close() }
+	stop := context.AfterFunc(ctx, hush)
+	defer stop()
+	timer := time.AfterFunc(lastWordsTime, hush)
+	defer timer.Stop()
+	log := tail{most: maxLastWords}
+	_, _ = io.Copy(&log, sb.Stderr) // it is for people: an error is not worth failing for
+	gone.Log = log.String()
 	return gone
 }
 

@@ -24,7 +24,8 @@
 // SIGTERM and stays when its child has ended. Then the filesystem is saved, the
 // image's id is noted in the sandbox's tags, and the sandbox is terminated.
 // Whoever parks a box again, because the first one died on the way, finds the
-// tag and takes that image.
+// tag and takes that image. What was saved and not noted is not known to anybody
+// any more, and ends with its time: images cannot be listed.
 //
 // Ending commands. Modal can neither signal nor kill a command. Each one has an
 // id of its own in its environment, which its children inherit; to end it, every

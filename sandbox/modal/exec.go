@@ -148,21 +148,10 @@ func (b *box) watch(ctx context.Context, stop <-chan struct{}, cancel context.Ca
 	}
 }
 
-// perhapsGone says whether a command was killed because its box ended. Modal may
-// say the one before the other.
+// perhapsGone says whether a command was killed because its box ended.
 func (b *box) perhapsGone(ctx context.Context) error {
-	for range 3 {
-		alive, err := b.alive(ctx)
-		if err != nil || !alive {
-			return errors.Join(err, goneIf(err == nil, b.ID()))
-		}
-		select {
-		case <-time.After(100 * time.Millisecond):
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-	}
-	return nil
+	alive, err := b.aliveSoon(ctx)
+	return errors.Join(err, goneIf(err == nil && !alive, b.ID()))
 }
 
 // sendInput copies r to a command and ends its input. Of errors, only those of r

@@ -2,13 +2,10 @@ package modal
 
 import (
 	"context"
-	"errors"
 	"log/slog"
 	"os"
-	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	sdk "github.com/modal-labs/modal-client/go"
 	"go.uber.org/goleak"
@@ -137,7 +134,3 @@ func TestLive(t *testing.T) {
 		}}
 	})
 }
-
-var _ = errors.Is
-var _ = strings.Contains
-var _ = time.Now

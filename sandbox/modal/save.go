@@ -107,8 +107,9 @@ func (b *box) saveParked(ctx context.Context, tags map[string]string) (sandbox.R
 	noting, cancel := context.WithTimeout(ctx, callTime)
 	defer cancel()
 	if err := b.h.sb.SetTags(noting, encodeTags(tags), nil); err != nil {
-		err = b.explain(noting, err)
-		return "", errors.Join(fmt.Errorf("noting where it is saved: %w", err), b.p.Delete(context.WithoutCancel(ctx), ref))
+		// It may be noted all the same, so that what was saved is not deleted: at
+		// worst it is kept beside the next one until its time is over.
+		return "", fmt.Errorf("noting where it is saved: %w", b.explain(noting, err))
 	}
 	return ref, nil
 }

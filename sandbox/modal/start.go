@@ -30,6 +30,20 @@ func (p *Provider) Start(ctx context.Context, s sandbox.Spec) (sandbox.Box, erro
 	if err := checkEnv(s.Env); err != nil {
 		return nil, err
 	}
+	b, err := p.start(ctx, s)
+	if errors.Is(err, errStale) {
+		b, err = p.start(ctx, s)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("starting sandbox %s: %w", s.Name, err)
+	}
+	return b, nil
+}
+
+// errStale says that something was not at Modal any more, and is to be found anew.
+var errStale = errors.New("what was known of Modal does not hold any more")
+
+func (p *Provider) start(ctx context.Context, s sandbox.Spec) (*box, error) {
 	image, err := p.imageOf(ctx, s.From)
 	if err != nil {
 		return nil, err
@@ -44,7 +58,7 @@ func (p *Provider) Start(ctx context.Context, s sandbox.Spec) (sandbox.Box, erro
 	defer cancel()
 	sb, err := p.client.Sandboxes.Create(limited, app, &sdk.Image{ImageID: image}, p.params(s, tags))
 	if err != nil {
-		return nil, fmt.Errorf("starting sandbox %s: %w", s.Name, p.notStarted(ctx, limited, s, start, err))
+		return nil, p.notStarted(ctx, limited, s, start, err)
 	}
 	return &box{p: p, h: p.handles.keep(sb), tags: tags}, nil
 }
@@ -110,16 +124,15 @@ func (p *Provider) notStarted(ctx, limited context.Context, s sandbox.Spec, star
 // missing tells apart what a start did not find: the saved filesystem, or
 // something that was cached here and is to be found anew.
 func (p *Provider) missing(ctx context.Context, from sandbox.Ref, cause error) error {
+	if from != "" {
+		ctx, cancel := context.WithTimeout(ctx, callTime)
+		defer cancel()
+		if _, err := p.client.Images.FromID(ctx, string(from), nil); errors.Is(translate(err), sandbox.ErrGone) {
+			return cause
+		}
+	}
 	p.forget()
-	if from == "" {
-		return notGone(cause)
-	}
-	ctx, cancel := context.WithTimeout(ctx, callTime)
-	defer cancel()
-	if _, err := p.client.Images.FromID(ctx, string(from), nil); !errors.Is(translate(err), sandbox.ErrGone) {
-		return notGone(cause)
-	}
-	return cause
+	return fmt.Errorf("%w: %w", errStale, notGone(cause))
 }
 
 // endHalfStarted ends the sandbox of a start whose outcome is not known.

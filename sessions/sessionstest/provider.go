@@ -28,6 +28,8 @@ type Provider struct {
 	Boot func(ctx context.Context, b *Box)
 	// Lifetime is the longest life of a box; 0: no limit.
 	Lifetime time.Duration
+	// Log is what ended boxes have printed.
+	Log string
 
 	world *World
 	mu    sync.Mutex
@@ -124,7 +126,7 @@ func (p *Provider) Attach(_ context.Context, id string) (sandbox.Box, error) {
 	if b := p.boxes[id]; b != nil {
 		return b, nil
 	}
-	return nil, sandbox.ErrGone
+	return nil, &sandbox.Gone{ID: id, Log: p.Log}
 }
 
 // List implements sandbox.Provider.
