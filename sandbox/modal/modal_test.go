@@ -3,11 +3,9 @@ package modal
 import (
 	"context"
 	"log/slog"
-	"os"
 	"sync"
 	"testing"
 
-	sdk "github.com/modal-labs/modal-client/go"
 	"go.uber.org/goleak"
 
 	practicemodal "openinspect/internal/practice/modal"
@@ -67,7 +65,7 @@ func open(t *testing.T, o Options) *Provider {
 }
 
 // TestConformance asks the provider against the stand-in for what every provider
-// has to do. TestLive asks the same of Modal.
+// has to do. TestLive asks Modal itself for the same.
 func TestConformance(t *testing.T) {
 	t.Parallel()
 	s := server(t)
@@ -104,33 +102,4 @@ func standInFaults(t *testing.T) sandboxtest.Faults {
 		Hang:  inject(practicemodal.Fault{Kind: practicemodal.Hang, Method: "SandboxCreateV2"}),
 		Stall: inject(practicemodal.Fault{Kind: practicemodal.Hang, Method: "TaskSnapshotFilesystem"}),
 	}
-}
-
-// TestLive runs the suite against Modal itself, where it costs money: `make
-// live-modal`. Nothing differs but the server and the credentials; a fault that
-// only Modal could bring about is left out.
-func TestLive(t *testing.T) {
-	if os.Getenv("LIVE_MODAL") == "" {
-		return // it is asked for by name; the same suite runs in TestConformance
-	}
-	o := Options{
-		TokenID: os.Getenv("MODAL_TOKEN_ID"), TokenSecret: os.Getenv("MODAL_TOKEN_SECRET"),
-		Environment: os.Getenv("MODAL_ENVIRONMENT"), ServerURL: os.Getenv("MODAL_SERVER_URL"),
-		App: "openinspect-live-test", Control: "https://machines.inspect.example.org", From: "debian:13-slim",
-		Commands: []string{"RUN apt-get update && apt-get install -y --no-install-recommends ca-certificates curl"},
-		CPU:      0.5, MemMiB: 512, Log: slog.New(slog.NewTextHandler(t.Output(), nil)),
-	}
-	p := open(t, o)
-	sandboxtest.Run(t, func(*testing.T) sandbox.Provider { return p }, func(t *testing.T) sandboxtest.Faults {
-		other := open(t, o) // knows nothing of what p knows
-		return sandboxtest.Faults{Provider: p, End: func(t *testing.T, b sandbox.Box) {
-			sb, err := other.client.Sandboxes.FromID(t.Context(), b.ID(), nil)
-			if err == nil {
-				_, err = sb.Terminate(t.Context(), &sdk.SandboxTerminateParams{Wait: true})
-			}
-			if err != nil {
-				t.Fatalf("terminating: %v", err)
-			}
-		}}
-	})
 }
