@@ -12,6 +12,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"openinspect/sandbox"
 )
 
@@ -142,6 +144,10 @@ func openStreams(c sandbox.Cmd) (_ *streams, err error) {
 			return nil, err
 		}
 		s.theirs = append(s.theirs, own)
+		// Programs expect it, and Go has its own pipes otherwise.
+		if err := unix.SetNonblock(int(own.Fd()), false); err != nil {
+			return nil, fmt.Errorf("using a file as input: %w", err)
+		}
 	} else if c.Stdin == nil {
 		null, err := os.Open(os.DevNull)
 		if err != nil {

@@ -72,7 +72,7 @@ type box struct {
 	record Sandbox
 	local  sandbox.Box
 	ending bool
-	life   context.Context //nolint:containedctx // the box's own lifetime
+	life   context.Context
 	end    context.CancelFunc
 	execs  map[string]*process
 	order  []string // ids of execs, oldest first

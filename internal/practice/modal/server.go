@@ -66,7 +66,7 @@ type Server struct {
 	recorder recorder
 
 	// ctx is the time of Run. Work that outlives a call runs in work under it.
-	ctx  context.Context //nolint:containedctx // the server's own lifetime, not a call's
+	ctx  context.Context
 	work sync.WaitGroup
 
 	mu          sync.Mutex // guards everything below
