@@ -11,6 +11,7 @@ import (
 
 	sdk "github.com/modal-labs/modal-client/go"
 	"go.uber.org/goleak"
+	"google.golang.org/grpc/metadata"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -159,4 +160,15 @@ func (s *stand) exec(b *sdk.Sandbox, p *sdk.SandboxExecParams, args ...string) (
 		s.t.Fatalf("waiting for %v: %v", args, err)
 	}
 	return string(out), string(errs), exit
+}
+
+// authorised is a context for raw calls.
+func (s *stand) authorised() context.Context {
+	s.t.Helper()
+	token, err := s.sign(claims{Purpose: forControl}, time.Minute)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return metadata.AppendToOutgoingContext(s.ctx,
+		"x-modal-token-id", TokenID, "x-modal-token-secret", TokenSecret, "x-modal-auth-token", token)
 }
