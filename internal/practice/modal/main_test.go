@@ -92,6 +92,11 @@ var environment sync.Mutex
 // connect makes a client as the product does: by the environment.
 func connect(t *testing.T, url, secret string) *sdk.Client {
 	t.Helper()
+	return connectWith(t, url, &sdk.ClientParams{TokenID: TokenID, TokenSecret: secret, Logger: slog.New(slog.DiscardHandler)})
+}
+
+func connectWith(t *testing.T, url string, params *sdk.ClientParams) *sdk.Client {
+	t.Helper()
 	environment.Lock()
 	defer environment.Unlock()
 	for name, value := range map[string]string{
@@ -101,7 +106,7 @@ func connect(t *testing.T, url, secret string) *sdk.Client {
 			t.Fatal(err)
 		}
 	}
-	c, err := sdk.NewClientWithOptions(&sdk.ClientParams{TokenID: TokenID, TokenSecret: secret, Logger: slog.New(slog.DiscardHandler)})
+	c, err := sdk.NewClientWithOptions(params)
 	if err != nil {
 		t.Fatal(err)
 	}
