@@ -140,14 +140,13 @@ func openStreams(c sandbox.Cmd) (_ *streams, err error) {
 	}()
 	if file, ok := c.Stdin.(*os.File); ok {
 		own, err := duplicate(file)
+		if err == nil { // a pipe of Go's does not block, which programs do not expect
+			err = unix.SetNonblock(int(own.Fd()), false)
+		}
 		if err != nil {
 			return nil, err
 		}
 		s.theirs = append(s.theirs, own)
-		// Programs expect it, and Go has its own pipes otherwise.
-		if err := unix.SetNonblock(int(own.Fd()), false); err != nil {
-			return nil, fmt.Errorf("using a file as input: %w", err)
-		}
 	} else if c.Stdin == nil {
 		null, err := os.Open(os.DevNull)
 		if err != nil {
