@@ -1,6 +1,7 @@
 package modal
 
 import (
+	"crypto/tls"
 	"fmt"
 	"io"
 	"net"
@@ -20,7 +21,12 @@ import (
 // it answers an upgrade and then echoes.
 func serveInside(s *stand, port int) *sdk.Sandbox {
 	s.t.Helper()
-	b := s.create(&sdk.SandboxCreateParams{UnencryptedPorts: []int{port}, Command: []string{"perl", "-MIO::Socket::INET", "-MDigest::SHA=sha1_base64", "-e", fmt.Sprintf(`
+	return serveInsideWith(s, &sdk.SandboxCreateParams{}, port)
+}
+
+func serveInsideWith(s *stand, p *sdk.SandboxCreateParams, port int) *sdk.Sandbox {
+	s.t.Helper()
+	p.Command = []string{"perl", "-MIO::Socket::INET", "-MDigest::SHA=sha1_base64", "-e", fmt.Sprintf(`
 		$| = 1;
 		my $l = IO::Socket::INET->new(Listen => 9, LocalAddr => "127.0.0.1", LocalPort => %d, ReuseAddr => 1) or die;
 		print "listening\n";
@@ -33,7 +39,8 @@ func serveInside(s *stand, port int) *sdk.Sandbox {
 				print $c "\x81\x05hello"; <$c>; exit;
 			}
 			print $c "HTTP/1.0 200 OK\r\nContent-Length: " . length($q) . "\r\n\r\n$q"; close $c; exit;
-		}`, port)}})
+		}`, port)}
+	b := s.create(p)
 	got := make([]byte, len("listening\n"))
 	if _, err := io.ReadFull(b.Stdout, got); err != nil {
 		s.t.Fatal(err)
@@ -134,24 +141,40 @@ func TestWebSocketsPassTheFront(t *testing.T) {
 func TestATunnelLeadsToItsPort(t *testing.T) {
 	t.Parallel()
 	s := open(t, Options{})
-	b := serveInside(s, 8000)
-	tunnels, err := b.Tunnels(s.ctx, time.Minute, nil)
-	if err != nil || tunnels[8000] == nil {
-		t.Fatalf("tunnels: %v, %v", tunnels, err)
-	}
-	host, port, err := tunnels[8000].TCPSocket()
-	if err != nil {
-		t.Fatal(err)
-	}
-	conn, err := net.DialTimeout("tcp", net.JoinHostPort(host, fmt.Sprint(port)), 10*time.Second)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close()
-	if _, err := io.WriteString(conn, "GET /tunnel HTTP/1.0\r\n\r\n"); err != nil {
-		t.Fatal(err)
-	}
-	if answer, err := io.ReadAll(conn); err != nil || !strings.Contains(string(answer), "GET /tunnel") {
-		t.Errorf("got %q, %v", answer, err)
+	for _, encrypted := range []bool{false, true} {
+		p := &sdk.SandboxCreateParams{UnencryptedPorts: []int{8000}}
+		if encrypted {
+			p = &sdk.SandboxCreateParams{EncryptedPorts: []int{8000}}
+		}
+		b := serveInsideWith(s, p, 8000)
+		tunnels, err := b.Tunnels(s.ctx, time.Minute, nil)
+		if err != nil || tunnels[8000] == nil {
+			t.Fatalf("tunnels: %v, %v", tunnels, err)
+		}
+		url := tunnels[8000].URL()
+		if !encrypted {
+			host, port, err := tunnels[8000].TCPSocket()
+			if err != nil {
+				t.Fatal(err)
+			}
+			url = "http://" + net.JoinHostPort(host, fmt.Sprint(port))
+		}
+		client := http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{
+			DisableKeepAlives: true, TLSClientConfig: &tls.Config{RootCAs: s.Certificates()},
+		}}
+		answer, err := client.Get(url + "/tunnel")
+		if err != nil {
+			t.Fatalf("encrypted %v: %v", encrypted, err)
+		}
+		defer answer.Body.Close()
+		if body, err := io.ReadAll(answer.Body); err != nil || !strings.Contains(string(body), "GET /tunnel") {
+			t.Errorf("encrypted %v: got %q, %v", encrypted, body, err)
+		}
+		if err := s.KillBox(s.ctx, b.SandboxID); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := client.Get(url); err == nil {
+			t.Errorf("encrypted %v: a tunnel to an ended sandbox answers", encrypted)
+		}
 	}
 }

@@ -298,6 +298,8 @@ func TestBadRequestsAreRefusedWithASentence(t *testing.T) {
 		"region":       {sdk.SandboxCreateParams{Regions: []string{"atlantis"}}, codes.InvalidArgument, "atlantis"},
 		"cloud":        {sdk.SandboxCreateParams{Cloud: "steam"}, codes.InvalidArgument, "steam"},
 		"port":         {sdk.SandboxCreateParams{UnencryptedPorts: []int{70000}}, codes.InvalidArgument, "70000"},
+		"addresses":    {sdk.SandboxCreateParams{OutboundCIDRAllowlist: &sdk.Allowlist{Entries: []string{"not-an-ip/8"}}}, codes.InvalidArgument, "Invalid CIDR (outbound IPv4): not-an-ip/8"},
+		"domain":       {sdk.SandboxCreateParams{OutboundDomainAllowlist: &sdk.Allowlist{Entries: []string{"127.0.0.1:80"}}}, codes.InvalidArgument, "Invalid domain: 127.0.0.1:80"},
 		"variable":     {sdk.SandboxCreateParams{Command: []string{"a\x00b"}}, codes.InvalidArgument, "zero byte"},
 		"memory image": {sdk.SandboxCreateParams{ExperimentalEnableSnapshot: true}, codes.Unimplemented, "memory snapshots"},
 		"identity":     {sdk.SandboxCreateParams{IncludeOidcIdentityToken: true}, codes.Unimplemented, "OIDC"},
@@ -320,6 +322,10 @@ func TestBadRequestsAreRefusedWithASentence(t *testing.T) {
 	}
 	if _, err := s.client.Apps.FromName(s.ctx, "none", &sdk.AppFromNameParams{Environment: "staging"}); !errors.As(err, new(sdk.NotFoundError)) {
 		t.Errorf("an environment that does not exist: %v", err)
+	}
+	_, err = s.client.Volumes.FromName(s.ctx, "data", &sdk.VolumeFromNameParams{CreateIfMissing: true})
+	if status.Code(err) != codes.Unimplemented || !strings.Contains(err.Error(), "The stand-in for Modal does not have VolumeGetOrCreate") {
+		t.Errorf("what the stand-in does not have: %v", err)
 	}
 	if live := s.list(nil); len(live) > 0 {
 		t.Errorf("refused sandboxes live: %v", live)
