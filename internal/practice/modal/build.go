@@ -140,7 +140,7 @@ func runStep(ctx context.Context, b sandbox.Box, i Image, step Step, extra []map
 	out := printer(print)
 	exit, err := b.Exec(ctx, sandbox.Cmd{Args: argsOf(step.Args), Dir: dir, Env: env, Stdout: out, Stderr: out})
 	if err == nil && exit != 0 {
-		err = fmt.Errorf("The command '%s' returned a non-zero code: %d", step.Args, exit) //nolint:staticcheck // Docker's own sentence
+		err = fmt.Errorf("the command '%s' returned a non-zero code: %d", step.Args, exit)
 	}
 	return err
 }

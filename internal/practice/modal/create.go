@@ -66,6 +66,7 @@ func (s *Server) createAnswer(ctx context.Context, b *box) (*pb.SandboxCreateV2R
 	}
 	return pb.SandboxCreateV2Response_builder{
 		SandboxId: record.ID, TaskId: record.Task, CommandRouterAccess: access, Metadata: metadataOf(record),
+		Tunnels: b.tunnels(false),
 	}.Build(), nil
 }
 
@@ -98,7 +99,9 @@ func (s *Server) define(r *pb.SandboxCreateV2Request) (Sandbox, sandbox.Ref, err
 		Timeout:     time.Duration(d.GetTimeoutSecs()) * time.Second,
 		IdleTimeout: time.Duration(d.GetIdleTimeoutSecs()) * time.Second,
 		Cloud:       d.GetCloudProviderStr(), Regions: d.GetSchedulerPlacement().GetRegions(),
-		Network: networkOf(d.GetNetworkAccess(), d.GetBlockNetwork()),
+		Network:      networkOf(d.GetNetworkAccess(), d.GetBlockNetwork()),
+		Probe:        probeOf(d.GetReadinessProbe()),
+		ExitSnapshot: d.GetExperimentalOptionsV2()["enable_exit_snapshot"] == "true",
 	}
 	if record.Workdir == "" {
 		record.Workdir = img.Workdir
@@ -110,16 +113,6 @@ func (s *Server) define(r *pb.SandboxCreateV2Request) (Sandbox, sandbox.Ref, err
 		record.Ports = append(record.Ports, Port{Port: int(p.GetPort()), Unencrypted: p.GetUnencrypted()})
 	}
 	return record, img.Ref, nil
-}
-
-func networkOf(n *pb.NetworkAccess, blocked bool) Network {
-	t := n.GetNetworkAccessType()
-	if blocked {
-		t = pb.NetworkAccess_BLOCKED
-	} else if t == pb.NetworkAccess_UNSPECIFIED {
-		t = pb.NetworkAccess_OPEN
-	}
-	return Network{Type: t.String(), CIDRs: n.GetAllowedCidrs(), Domains: n.GetAllowedDomains()}
 }
 
 func tagMap(tags []*pb.SandboxTag) map[string]string {
@@ -159,6 +152,9 @@ func (s *Server) validate(app string, d *pb.Sandbox) error {
 			return invalid("Port must be in [1, 65535], got %d.", p.GetPort())
 		}
 	}
+	if err := checkNetwork(d.GetNetworkAccess()); err != nil {
+		return err
+	}
 	return unsupported(d)
 }
 
@@ -178,8 +174,6 @@ func unsupported(d *pb.Sandbox) error {
 		what = "OIDC identity tokens"
 	case d.HasExperimentalOutboundPolicy() || d.HasOutboundPolicy():
 		what = "outbound policies that replace headers"
-	case d.HasReadinessProbe():
-		what = "readiness probes"
 	}
 	if what == "" {
 		return nil
@@ -259,14 +253,14 @@ func (s *Server) start(b *box, from sandbox.Ref) {
 		s.fail(b, err)
 		return
 	}
-	err = s.change(b, func(r *Sandbox) { r.Box = running.ID() })
 	b.mu.Lock()
 	b.local = running
 	b.mu.Unlock()
-	close(b.started)
+	err = errors.Join(s.change(b, func(r *Sandbox) { r.Box = running.ID() }), s.openTunnels(b))
 	if err != nil {
-		s.log.Error("keeping a sandbox", "sandbox", record.ID, "error", err)
+		s.log.Error("starting a sandbox", "sandbox", record.ID, "error", err)
 	}
+	close(b.started)
 	s.watch(b)
 }
 

@@ -222,9 +222,13 @@ func heredocBody(run string) string {
 	return rest[:end]
 }
 
+// hostPath is what $PATH is in an image that has not set it: what boxes have
+// then.
+const hostPath = "/usr/local/go/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
 // apply gives effect to the instructions that change an image's settings.
 func (i *Image) apply(step Step, args map[string]string) {
-	all := map[string]string{}
+	all := map[string]string{"PATH": hostPath}
 	for _, m := range []map[string]string{args, i.Env} {
 		for name, value := range m {
 			all[name] = value

@@ -110,10 +110,11 @@ func (f *frameSender) Write(p []byte) (int, error) {
 
 // SandboxStdinWriteV2 writes to the entrypoint's standard input.
 func (r *router) SandboxStdinWriteV2(ctx context.Context, q *pb.SandboxStdinWriteV2Request) (*pb.SandboxStdinWriteV2Response, error) {
-	_, in, err := r.running(ctx, q.GetTaskId())
+	b, in, err := r.running(ctx, q.GetTaskId())
 	if err != nil {
 		return nil, err
 	}
+	defer b.work()()
 	var answer guestStatus
 	err = r.s.ask(ctx, in, guestRequest{Op: opStdin, Offset: q.GetOffset(), EOF: q.GetEof()}, q.GetData(), &answer)
 	if err != nil {

@@ -3,6 +3,7 @@ package modal
 import (
 	"context"
 	"path"
+	"strings"
 	"sync"
 	"time"
 
@@ -184,10 +185,19 @@ func (s *Server) suffer(ctx context.Context, f *Fault, sandboxID string) error {
 	return nil
 }
 
+// explainMissing says of a method that nobody wrote who does not have it.
+func explainMissing(method string, err error) error {
+	if st, ok := status.FromError(err); ok && st.Code() == codes.Unimplemented && strings.HasPrefix(st.Message(), "method ") {
+		return status.Errorf(codes.Unimplemented, "The stand-in for Modal does not have %s.", method)
+	}
+	return err
+}
+
 // unary is around every unary call.
 func (s *Server) unary(ctx context.Context, request any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
 	method := path.Base(info.FullMethod)
 	response, err := s.answer(ctx, request, info.FullMethod, handler)
+	err = explainMissing(method, err)
 	id, name := s.about(request)
 	s.recorder.note(Call{Method: method, Time: time.Now(), Sandbox: id, Name: name, Code: status.Code(err), Request: request})
 	return response, err
@@ -225,7 +235,7 @@ func (s *Server) stream(srv any, stream grpc.ServerStream, info *grpc.StreamServ
 		return err
 	}
 	w := &faultyStream{ServerStream: stream, s: s, method: method}
-	err := handler(srv, w)
+	err := explainMissing(method, handler(srv, w))
 	s.recorder.note(Call{Method: method, Time: time.Now(), Sandbox: w.sandbox, Name: w.name, Code: status.Code(err), Request: w.request})
 	return err
 }

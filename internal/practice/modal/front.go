@@ -65,6 +65,7 @@ func (s *Server) frontHandler() http.Handler {
 		if fromQuery {
 			http.SetCookie(w, &http.Cookie{Name: tokenName, Value: token, Path: "/", HttpOnly: true, SameSite: http.SameSiteLaxMode})
 		}
+		defer s.boxByID(c.Sandbox).work()()
 		forwardTo(target, c.Data).ServeHTTP(w, r)
 	})
 }
@@ -132,38 +133,4 @@ func (s *Server) portAddress(ctx context.Context, id string, port int) (*url.URL
 		return nil, err
 	}
 	return url.Parse(address)
-}
-
-// SandboxGetTunnelsV2 gives the addresses of the declared ports that are not
-// encrypted. Encrypted ones have no address: nobody has a certificate for them.
-func (c *control) SandboxGetTunnelsV2(ctx context.Context, r *pb.SandboxGetTunnelsRequest) (*pb.SandboxGetTunnelsResponse, error) {
-	b, err := c.known(r.GetSandboxId())
-	if err != nil {
-		return nil, err
-	}
-	var tunnels []*pb.TunnelData
-	for _, p := range b.snapshot().Ports {
-		if !p.Unencrypted {
-			continue
-		}
-		address, err := c.s.portAddress(ctx, b.id, p.Port)
-		if err != nil {
-			return nil, statusOf(err)
-		}
-		tunnels = append(tunnels, tunnelTo(address, p.Port))
-	}
-	return pb.SandboxGetTunnelsResponse_builder{
-		Result: Result{Status: pb.GenericResult_GENERIC_STATUS_SUCCESS}.proto(), Tunnels: tunnels,
-	}.Build(), nil
-}
-
-func tunnelTo(address *url.URL, port int) *pb.TunnelData {
-	host := address.Hostname()
-	outside := uint32(0)
-	for _, digit := range address.Port() {
-		outside = outside*10 + uint32(digit-'0')
-	}
-	return pb.TunnelData_builder{
-		Host: host, Port: outside, UnencryptedHost: &host, UnencryptedPort: &outside, ContainerPort: uint32(port),
-	}.Build()
 }

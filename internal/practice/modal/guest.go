@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"slices"
+	"strconv"
 	"sync"
 	"syscall"
 	"time"
@@ -74,11 +75,13 @@ type guestRequest struct {
 	Offset uint64 `json:"offset,omitempty"`
 	EOF    bool   `json:"eof,omitempty"`
 	Follow bool   `json:"follow,omitempty"`
+	Port   int    `json:"port,omitempty"` // of opDial
 }
 
 const (
 	opRead  = "read"  // answers frames: offset (8 bytes), length (4 bytes), bytes
 	opStdin = "stdin" // answers a guestStatus
+	opDial  = "dial"  // tries to connect to a port of the box; answers a guestStatus
 	opWait  = "wait"  // answers a guestStatus when the entrypoint has ended
 )
 
@@ -86,7 +89,7 @@ type guestStatus struct {
 	Ended  bool   `json:"ended,omitempty"`
 	Exit   int    `json:"exit,omitempty"`
 	Signal int    `json:"signal,omitempty"`
-	Error  string `json:"error,omitempty"` // of opStdin: the wrong state of the input
+	Error  string `json:"error,omitempty"` // of opStdin the wrong state of the input, of opDial why not
 }
 
 func runGuest(args []string) error {
@@ -168,6 +171,15 @@ func (g *guest) serve(c net.Conn) {
 		}
 	case opStdin:
 		json.NewEncoder(c).Encode(g.write(in, r))
+	case opDial:
+		var answer guestStatus
+		tried, err := net.DialTimeout("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(r.Port)), time.Second)
+		if err != nil {
+			answer.Error = err.Error()
+		} else {
+			tried.Close()
+		}
+		json.NewEncoder(c).Encode(answer)
 	case opWait:
 		<-g.ended
 		json.NewEncoder(c).Encode(g.status)

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 	"time"
 
 	pb "github.com/modal-labs/modal-client/go/proto/modal_proto"
@@ -22,17 +23,48 @@ func (s *Server) watch(b *box) {
 	defer cancel()
 	stop := context.AfterFunc(b.life, cancel)
 	defer stop()
+	var idle atomic.Bool
+	if record.IdleTimeout > 0 {
+		s.work.Go(func() {
+			if b.awaitIdle(ctx, record.IdleTimeout) {
+				idle.Store(true)
+				cancel()
+			}
+		})
+	}
 	result, known := s.awaitEntrypoint(ctx, b)
 	switch {
 	case s.ctx.Err() != nil || b.life.Err() != nil:
 		return // the next process watches it, or it is being ended
 	case errors.Is(ctx.Err(), context.DeadlineExceeded):
 		result = Result{Status: pb.GenericResult_GENERIC_STATUS_TIMEOUT, Exit: 124, Why: "Sandbox timed out"}
+	case idle.Load():
+		result = Result{Status: pb.GenericResult_GENERIC_STATUS_IDLE_TIMEOUT, Exit: exitKilled, Why: "Sandbox was idle"}
 	case !known:
 		result = lost
 	}
 	if err := s.finish(s.ctx, b, result); err != nil && s.ctx.Err() == nil {
 		s.log.Error("ending a sandbox", "sandbox", record.ID, "error", err)
+	}
+}
+
+// idleEvery is how often an idle sandbox is looked at.
+const idleEvery = 100 * time.Millisecond
+
+// awaitIdle waits until nobody has used the sandbox for a time; it is false if
+// ctx ends first.
+func (b *box) awaitIdle(ctx context.Context, limit time.Duration) bool {
+	tick := time.NewTicker(idleEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return false
+		case <-tick.C:
+			if b.idleFor() >= limit {
+				return true
+			}
+		}
 	}
 }
 
@@ -100,10 +132,12 @@ func (s *Server) finish(ctx context.Context, b *box, result Result) error {
 	b.ending = true
 	b.mu.Unlock()
 	defer close(b.done)
+	exitImage := ""
 	if running != nil {
 		s.keepOutput(ctx, b.id, running)
+		exitImage = s.exitSnapshot(b, running)
 	}
-	err := s.change(b, func(r *Sandbox) { r.Ended, r.Result = time.Now().UTC(), result })
+	err := s.change(b, func(r *Sandbox) { r.Ended, r.Result, r.ExitImage = time.Now().UTC(), result, exitImage })
 	b.end()
 	if running != nil {
 		// The record says that it has ended; resume repeats what fails here.
@@ -208,6 +242,9 @@ func (s *Server) resumeOne(ctx context.Context, b *box, boxID string) error {
 	b.mu.Lock()
 	b.local = found
 	b.mu.Unlock()
+	if err := errors.Join(s.change(b, func(r *Sandbox) { r.Box = boxID }), s.openTunnels(b)); err != nil {
+		return err
+	}
 	s.work.Go(func() { s.watch(b) })
-	return s.change(b, func(r *Sandbox) { r.Box = boxID })
+	return nil
 }

@@ -11,6 +11,7 @@ import (
 
 	sdk "github.com/modal-labs/modal-client/go"
 	"go.uber.org/goleak"
+	"google.golang.org/grpc/metadata"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -91,6 +92,11 @@ var environment sync.Mutex
 // connect makes a client as the product does: by the environment.
 func connect(t *testing.T, url, secret string) *sdk.Client {
 	t.Helper()
+	return connectWith(t, url, &sdk.ClientParams{TokenID: TokenID, TokenSecret: secret, Logger: slog.New(slog.DiscardHandler)})
+}
+
+func connectWith(t *testing.T, url string, params *sdk.ClientParams) *sdk.Client {
+	t.Helper()
 	environment.Lock()
 	defer environment.Unlock()
 	for name, value := range map[string]string{
@@ -100,7 +106,7 @@ func connect(t *testing.T, url, secret string) *sdk.Client {
 			t.Fatal(err)
 		}
 	}
-	c, err := sdk.NewClientWithOptions(&sdk.ClientParams{TokenID: TokenID, TokenSecret: secret, Logger: slog.New(slog.DiscardHandler)})
+	c, err := sdk.NewClientWithOptions(params)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -159,4 +165,15 @@ func (s *stand) exec(b *sdk.Sandbox, p *sdk.SandboxExecParams, args ...string) (
 		s.t.Fatalf("waiting for %v: %v", args, err)
 	}
 	return string(out), string(errs), exit
+}
+
+// authorised is a context for raw calls.
+func (s *stand) authorised() context.Context {
+	s.t.Helper()
+	token, err := s.sign(claims{Purpose: forControl}, time.Minute)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return metadata.AppendToOutgoingContext(s.ctx,
+		"x-modal-token-id", TokenID, "x-modal-token-secret", TokenSecret, "x-modal-auth-token", token)
 }

@@ -59,7 +59,10 @@ func (s *Server) exec(b *box, in sandbox.Box, id string, cmd sandbox.Cmd, keep [
 	b.execs[id] = p
 	b.order = append(b.order, id)
 	b.forgetOld()
-	s.work.Go(func() { p.run(s.ctx, b.life, in, cmd, read) })
+	s.work.Go(func() {
+		defer b.work()()
+		p.run(s.ctx, b.life, in, cmd, read)
+	})
 	return nil
 }
 

@@ -217,6 +217,9 @@ func (r *router) TaskSetNetworkAccess(ctx context.Context, q *pb.TaskSetNetworkA
 		return nil, err
 	}
 	n := q.GetNetworkAccess()
+	if err := checkNetwork(n); err != nil {
+		return nil, err
+	}
 	if n.GetNetworkAccessType() != pb.NetworkAccess_ALLOWLIST {
 		return nil, invalid("Only allowlists can be set on a running Sandbox.")
 	}

@@ -29,17 +29,13 @@ type Sandbox struct {
 	Created                    time.Time // differs for every two
 	Ended                      time.Time // zero while it lives
 	Result                     Result    // once it has ended
+	Probe                      Probe
+	ExitSnapshot               bool   // asked for
+	ExitImage                  string // what came of it
 	// Box is the provider's own id of the running process.
 	Box string
 	// Key is the idempotency key of the create: a repeated one finds this sandbox.
 	Key string
-}
-
-// Network is an outbound policy as it was asked for: it is recorded, and boxes
-// have no network but loopback whatever it says.
-type Network struct {
-	Type           string // OPEN, BLOCKED or ALLOWLIST
-	CIDRs, Domains []string
 }
 
 // Port is a declared port.
@@ -72,14 +68,17 @@ type box struct {
 	record Sandbox
 	local  sandbox.Box
 	ending bool
-	life   context.Context //nolint:containedctx // the box's own lifetime
+	life   context.Context
 	end    context.CancelFunc
+	ports  []tunnel
+	active int       // commands and connections
+	idle   time.Time // since when, if active is 0
 	execs  map[string]*process
 	order  []string // ids of execs, oldest first
 }
 
 func newBox(record Sandbox) *box {
-	b := &box{id: record.ID, task: record.Task, record: record, done: make(chan struct{}), started: make(chan struct{}), execs: map[string]*process{}}
+	b := &box{id: record.ID, task: record.Task, record: record, done: make(chan struct{}), started: make(chan struct{}), idle: time.Now(), execs: map[string]*process{}}
 	b.life, b.end = context.WithCancel(context.Background())
 	if !record.Ended.IsZero() {
 		b.ending = true
@@ -112,6 +111,29 @@ func (b *box) live() sandbox.Box {
 		return nil
 	}
 	return b.local
+}
+
+// work says that somebody uses the sandbox, until the returned function is called.
+func (b *box) work() (done func()) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.active++
+	return func() {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		b.active--
+		b.idle = time.Now()
+	}
+}
+
+// idleFor is how long nobody has used the sandbox.
+func (b *box) idleFor() time.Duration {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.active > 0 {
+		return 0
+	}
+	return time.Since(b.idle)
 }
 
 // change changes the record and keeps it.

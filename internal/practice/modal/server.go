@@ -3,6 +3,8 @@ package modal
 import (
 	"context"
 	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -55,18 +57,20 @@ const (
 // Server is the stand-in. Make one with Open; its methods may be called from
 // several goroutines.
 type Server struct {
-	log      *slog.Logger
-	dir      string
-	pageSize int
-	binary   string
-	boxes    *local.Provider
-	listener net.Listener // both services
-	front    net.Listener // HTTP with connect tokens
-	faults   faults
-	recorder recorder
+	log         *slog.Logger
+	dir         string
+	pageSize    int
+	binary      string
+	boxes       *local.Provider
+	listener    net.Listener    // both services
+	front       net.Listener    // HTTP with connect tokens
+	certificate tls.Certificate // of encrypted tunnels
+	pool        *x509.CertPool
+	faults      faults
+	recorder    recorder
 
 	// ctx is the time of Run. Work that outlives a call runs in work under it.
-	ctx  context.Context //nolint:containedctx // the server's own lifetime, not a call's
+	ctx  context.Context
 	work sync.WaitGroup
 
 	mu          sync.Mutex // guards everything below
@@ -105,6 +109,9 @@ func Open(ctx context.Context, dir string, o Options) (*Server, error) {
 	}
 	o.Boxes.Dir, o.Boxes.Lifetime, o.Boxes.Log = filepath.Join(dir, "boxes"), lifetimeMost+2*lifetimeGrace, s.log
 	var err error
+	if s.certificate, s.pool, err = newCertificate(); err != nil {
+		return nil, fmt.Errorf("making a certificate for tunnels: %w", err)
+	}
 	if s.boxes, err = local.New(ctx, o.Boxes); err != nil {
 		return nil, fmt.Errorf("running sandboxes for the stand-in for Modal: %w", err)
 	}

@@ -100,3 +100,48 @@ func (s *Server) saveFilesystem(b *box, in sandbox.Box, key string, ttl time.Dur
 	s.images[record.ID] = newImage(record)
 	return record.ID, nil
 }
+
+// exitSnapshotTime is how long the image of an exit snapshot is kept.
+const exitSnapshotTime = 30 * 24 * time.Hour
+
+// exitSnapshot saves the filesystem of a sandbox that ends, if that was asked
+// for. A box that is gone already has none.
+func (s *Server) exitSnapshot(b *box, in sandbox.Box) string {
+	if !b.snapshot().ExitSnapshot {
+		return ""
+	}
+	id, err := s.saveFilesystem(b, in, "", exitSnapshotTime)
+	if err != nil {
+		s.log.Info("no exit snapshot of a sandbox", "sandbox", b.id, "error", err)
+	}
+	return id
+}
+
+// SandboxGetExitSnapshotV2 gives the image that a sandbox left at its end,
+// waiting for it for the caller's time at most.
+func (c *control) SandboxGetExitSnapshotV2(ctx context.Context, r *pb.SandboxGetExitSnapshotRequest) (*pb.SandboxGetExitSnapshotResponse, error) {
+	b, err := c.known(r.GetSandboxId())
+	if err != nil {
+		return nil, err
+	}
+	if !b.snapshot().ExitSnapshot {
+		return nil, invalid("Exit snapshots were not enabled for Sandbox %s", b.id)
+	}
+	timer := time.NewTimer(time.Duration(float64(r.GetTimeout()) * float64(time.Second)))
+	defer timer.Stop()
+	select {
+	case <-b.done:
+	case <-timer.C:
+		return pb.SandboxGetExitSnapshotResponse_builder{Pending: &pb.SandboxGetExitSnapshotResponse_Pending{}}.Build(), nil
+	case <-ctx.Done():
+		return nil, status.FromContextError(ctx.Err()).Err()
+	}
+	if image := b.snapshot().ExitImage; image != "" {
+		return pb.SandboxGetExitSnapshotResponse_builder{
+			Success: pb.SandboxGetExitSnapshotResponse_Success_builder{ImageId: image}.Build(),
+		}.Build(), nil
+	}
+	return pb.SandboxGetExitSnapshotResponse_builder{Error: pb.SandboxGetExitSnapshotResponse_Error_builder{
+		ErrorCode: pb.SandboxGetExitSnapshotResponse_ERROR_CODE_FILESYSTEM_INCONSISTENT, Message: "The Sandbox was lost before it could be saved",
+	}.Build()}.Build(), nil
+}
