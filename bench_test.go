@@ -24,7 +24,7 @@ import (
 func benchRig(b *testing.B, change func(*practice)) *rig {
 	b.Helper()
 	return startRig(b, func(p *practice) {
-		p.extraEnv = []string{"LOG_LEVEL=warn"}
+		p.extraEnv = []string{"LOG_LEVEL=warn", "MAX_SPARES=0"}
 		p.slackOpt = practiceslack.Options{RateScale: -1}
 		p.scripts = benchScripts.write(b)
 		if change != nil {

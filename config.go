@@ -81,6 +81,9 @@ type Config struct {
 	ParkAfter        time.Duration `env:"PARK_AFTER" envDefault:"10m" desc:"how long a sandbox may be idle before it is parked"`
 	ParkOnExit       bool          `env:"PARK_ON_EXIT" envDefault:"false" desc:"park all sandboxes when the control plane ends, instead of leaving them running for the next one"`
 	MaxSandboxes     int           `env:"MAX_SANDBOXES" envDefault:"20" desc:"sandboxes running at once"`
+	MaxSpares        int           `env:"MAX_SPARES" envDefault:"4" desc:"sandboxes that may be made ready before anybody has asked, of MAX_SANDBOXES; 0: none"`
+	PoolSize         int           `env:"POOL_SIZE" envDefault:"1" desc:"of them, how many wait for the next session of a busy repository; 0: only while somebody writes a request"`
+	SpareDayBudget   float64       `env:"BUDGET_SPARES_DAY_USD" envDefault:"5" desc:"what they may cost in 24 hours where the provider charges"`
 	MaxQueue         int           `env:"MAX_QUEUE" envDefault:"50" desc:"open prompts of one session"`
 	SlackConnections int           `env:"SLACK_CONNECTIONS" envDefault:"2" desc:"Socket Mode connections of this process"`
 	ShutdownGrace    time.Duration `env:"SHUTDOWN_GRACE" envDefault:"10s" desc:"how long open requests may take to end when the control plane is stopped"`

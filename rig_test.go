@@ -94,7 +94,7 @@ func startRig(t testing.TB, change func(*practice)) *rig {
 	log := &testLog{}
 	p := &practice{
 		log: slog.New(slog.NewTextHandler(log, nil)), out: log, childOut: log, dir: dir, listen: "127.0.0.1:0",
-		binary: binary, extraEnv: []string{"LOG_LEVEL=debug"},
+		binary: binary, extraEnv: []string{"LOG_LEVEL=debug", "MAX_SPARES=0"}, // no more boxes than a test is about
 	}
 	if change != nil {
 		change(p)

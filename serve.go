@@ -129,6 +129,7 @@ func (c *control) buildEngine(ctx context.Context, key *seal.Key, route modelRou
 		BotName: botName, BotEmail: botEmail, Instructions: cfg.Instructions, BotPullRequests: cfg.BotPullRequests,
 		PromptTimeout: cfg.PromptTimeout, SetupTimeout: cfg.SetupTimeout, ModelSilence: cfg.ModelSilence, BootTimeout: cfg.BootTimeout,
 		ParkAfter: cfg.ParkAfter, MaxQueue: cfg.MaxQueue, MaxSandboxes: cfg.MaxSandboxes,
+		MaxSpares: cfg.MaxSpares, PoolSize: cfg.PoolSize, SpareDayUSD: cfg.SpareDayBudget,
 		SessionBudgetUSD: cfg.SessionBudget, PersonDayBudgetUSD: cfg.PersonDayBudget, DayBudgetUSD: cfg.DayBudget,
 	})
 	return err

@@ -143,6 +143,7 @@ func (b *Bot) request(ctx context.Context, m said, author sessions.Person) error
 		err := b.engine.ChooseRepository(ctx, m.key, m.session.ID, text, author.ID)
 		return b.orTell(ctx, err, m.key, m.thread, "")
 	}
+	b.expect(ctx, m, text)
 	attachments, remarks := b.attachments(ctx, m.Files)
 	text = joinParagraphs(text, remarks)
 	if m.session == nil && m.ThreadTS != "" {
@@ -156,6 +157,22 @@ func (b *Bot) request(ctx context.Context, m said, author sessions.Person) error
 		err = b.overtaken(ctx, m)
 	}
 	return b.orTell(ctx, err, m.key, m.thread, "")
+}
+
+// expect has made ready what the request will need, while Slack is asked for
+// files and for what was said earlier. Without such questions the request itself
+// is there at once.
+func (b *Bot) expect(ctx context.Context, m said, text string) {
+	i := sessions.Interest{Text: text, Team: m.thread.Team, Channel: m.thread.Channel}
+	switch {
+	case m.session != nil && len(m.Files) > 0:
+		i = sessions.Interest{Session: m.session.ID}
+	case m.session != nil || len(m.Files) == 0 && m.ThreadTS == "":
+		return
+	}
+	if err := b.engine.Interest(ctx, i); err != nil {
+		b.log.Warn("nothing could be prepared for a request", "key", m.key, "err", err)
+	}
 }
 
 // stopThread stops what ran in a thread when somebody said so at ts.

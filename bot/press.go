@@ -31,7 +31,7 @@ const (
 func (b *Bot) onPress(ctx context.Context, p *press) (payload any, err error) {
 	switch {
 	case p.Type == "block_suggestion" && p.ActionID == actionChoose:
-		return b.suggest(ctx, p.Value)
+		return b.suggest(ctx, p)
 	case p.Type != "block_actions":
 		return nil, nil
 	}
@@ -109,16 +109,22 @@ func (b *Bot) pressChoose(ctx context.Context, key string, a action, by sessions
 	return b.engine.ChooseRepository(ctx, key, session, a.Selected.Value, by.ID)
 }
 
-// suggest answers a menu that asks for its options.
-func (b *Bot) suggest(ctx context.Context, typed string) (any, error) {
+// suggest answers a menu that asks for its options. If what was typed leaves one,
+// it is the one that will be chosen.
+func (b *Bot) suggest(ctx context.Context, p *press) (any, error) {
 	repositories, err := b.engine.Repositories(ctx)
 	if err != nil {
 		return nil, err
 	}
 	options := []*slack.OptionBlockObject{}
 	for _, r := range repositories {
-		if len(options) < maxOptions && strings.Contains(strings.ToLower(r.Name), strings.ToLower(strings.TrimSpace(typed))) {
+		if len(options) < maxOptions && strings.Contains(strings.ToLower(r.Name), strings.ToLower(strings.TrimSpace(p.Value))) {
 			options = append(options, repositoryOption(r.Name))
+		}
+	}
+	if len(options) == 1 {
+		if err := b.engine.Interest(ctx, sessions.Interest{Repository: options[0].Value}); err != nil {
+			b.log.Warn("nothing could be prepared for a choice", "repository", options[0].Value, "err", err)
 		}
 	}
 	return struct {

@@ -26,6 +26,8 @@ const (
 	PhaseStart = "start" // .openinspect/start.sh
 	PhaseAgent = "agent" // OpenCode starts
 	PhaseReady = "ready" // prompts can run
+	// PhaseSpare is the last phase of a sandbox that has no session yet: it waits for one.
+	PhaseSpare = "spare"
 )
 
 // BodyPhase reports a phase of the boot. The last one of a phase has State done or failed.

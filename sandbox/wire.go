@@ -104,9 +104,11 @@ type Result struct {
 	Error bool   `json:"error,omitempty"` // Text says what went wrong and what to do
 }
 
-// Welcome tells the supervisor what it works on.
+// Welcome tells the supervisor what it works on. One without a Session is for a
+// spare: it prepares all that needs none and waits; the Welcome of a later
+// connection names the session.
 type Welcome struct {
-	Session    string `json:"session"`
+	Session    string `json:"session,omitempty"`
 	PageURL    string `json:"page_url"`   // the session's page, for commit trailers
 	Repository string `json:"repository"` // owner/name
 	RemoteURL  string `json:"remote_url"` // what origin shall say, e.g. https://github.com/acme/greeter.git

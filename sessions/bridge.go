@@ -48,10 +48,16 @@ type actor struct {
 }
 
 // ServeBridge is the session's actor while its sandbox's bridge is connected:
-// it delivers prompts and stops, appends events, answers calls. It returns when
-// the bridge is cut, the lease is lost or ctx ends.
+// it delivers prompts and stops, appends events, answers calls. A spare's bridge
+// is served until a session takes it. It returns when the bridge is cut, the lease
+// is lost or ctx ends.
 func (e *Engine) ServeBridge(ctx context.Context, token string, l *sandbox.Link) {
 	a, welcome, err := e.adopt(ctx, token, l)
+	if errors.Is(err, ErrNotFound) {
+		if err = e.serveSpare(ctx, token, l); err == nil {
+			return
+		}
+	}
 	if errors.Is(err, ErrNotFound) {
 		l.Close("this sandbox is not wanted any more")
 		return
@@ -257,16 +263,22 @@ func (a *actor) compare(ctx context.Context, t *tx, s Session, known map[string]
 
 // welcome tells the supervisor what it works on.
 func (a *actor) welcome(s Session) sandbox.Welcome {
-	c := a.e.cfg
-	model := s.Model
-	if model == "" {
-		model = c.Model
+	w := a.e.welcomeTo(s.Repository)
+	w.Session, w.PageURL, w.BaseBranch, w.Branch, w.Head = s.ID, a.e.pageURL(s.ID), s.BaseBranch, s.Branch(), s.Head
+	if s.Model != "" {
+		w.Model = s.Model
 	}
+	w.AckedThrough = a.acked
+	return w
+}
+
+// welcomeTo is what a sandbox of the repository is told, whatever its session.
+func (e *Engine) welcomeTo(repository string) sandbox.Welcome {
+	c := e.cfg
 	return sandbox.Welcome{
-		Session: s.ID, PageURL: a.e.pageURL(s.ID), Repository: s.Repository, RemoteURL: c.Forge.RemoteURL(s.Repository),
-		BaseBranch: s.BaseBranch, Branch: s.Branch(), Head: s.Head, BotName: c.BotName, BotEmail: c.BotEmail,
-		Model: model, SmallModel: c.SmallModel, Protocol: c.Protocol, Instructions: c.Instructions,
-		PromptTimeout: c.PromptTimeout, SetupTimeout: c.SetupTimeout, ModelSilence: c.ModelSilence, AckedThrough: a.acked,
+		Repository: repository, RemoteURL: c.Forge.RemoteURL(repository), BotName: c.BotName, BotEmail: c.BotEmail,
+		Model: c.Model, SmallModel: c.SmallModel, Protocol: c.Protocol, Instructions: c.Instructions,
+		PromptTimeout: c.PromptTimeout, SetupTimeout: c.SetupTimeout, ModelSilence: c.ModelSilence,
 	}
 }
 

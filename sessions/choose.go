@@ -52,6 +52,9 @@ func (e *Engine) chooseOne(ctx context.Context) (more bool, err error) {
 	if err != nil {
 		return false, fmt.Errorf("claiming a question: %w", err)
 	}
+	if err := e.expectLikeliest(ctx, q); err != nil && ctx.Err() == nil {
+		e.log.Warn("nothing could be prepared while a repository is chosen", "session", q.Session, "err", err)
+	}
 	name, why := e.askModel(ctx, q)
 	if ctx.Err() != nil {
 		return false, nil

@@ -12,6 +12,7 @@
 //	sandbox   none | parked | lost | failed ──> starting ──> booting ──> ready ──> parking ──> parked
 //	          any of starting, booting, ready, parking ──> lost | failed
 //	session   open ──> archived ──> open
+//	spare     starting ──> booting ──> ready, any of them ──> taken | ended
 //
 // Everything that comes in goes through Accept and its sisters: one transaction
 // that inserts the dedupe key, the effect, its events and what to tell people.
@@ -46,11 +47,13 @@
 //
 // A start goes claim (token valid from here on) → Provider.Start → recorded. A
 // starter that dies in between is replaced when its claim runs out: its box is
-// found by its tags, or dials in with its token and is adopted.
+// found by its tags, or dials in with its token and is adopted. A session without
+// files of its own takes a spare of its repository instead, if one is there
+// (spares.go).
 //
 // Files: accept, steer (edit, cancel, stop, retry), repository, naming, choose
 // are what people ask for; bridge, actor, parts, calls are the actor; start,
-// park, watch are the sandbox's life; settle, log, outbox are what everybody
+// park, watch are the sandbox's life, spares what waits for a session; settle, log, outbox are what everybody
 // writes through; feed, gossip are the readers; pulls, github, people are whom
 // effects belong to.
 //

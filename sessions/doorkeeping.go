@@ -2,6 +2,8 @@ package sessions
 
 import (
 	"context"
+	"database/sql"
+	"errors"
 	"fmt"
 	"strings"
 
@@ -28,8 +30,11 @@ func (e *Engine) Authenticate(ctx context.Context, token string) (Grant, error) 
 		select s.id, r.name as repository, r.default_branch
 		from sandboxes b join sessions s on s.id = b.session_id join repositories r on r.name = s.repository
 		where b.token_hash = $1 and b.state in ('starting', 'booting', 'ready', 'parking')`, hashOf(token))
+	if errors.Is(err, sql.ErrNoRows) {
+		return e.authenticateSpare(ctx, token)
+	}
 	if err != nil {
-		return Grant{}, fmt.Errorf("checking a sandbox's token: %w", notFound(err))
+		return Grant{}, fmt.Errorf("checking a sandbox's token: %w", err)
 	}
 	return Grant{Session: s.ID, Repository: s.Repository, Branch: Session{ID: s.ID}.Branch(), DefaultBranch: s.Default}, nil
 }

@@ -43,6 +43,10 @@ type Config struct {
 	MaxPrompt     int           // characters of a prompt, whatever the script; default 100,000
 	MaxSandboxes  int           // live at once; default 20
 
+	MaxSpares   int     // sandboxes that wait for a session, at most; 0: none
+	PoolSize    int     // of them, for one busy repository without anybody's asking; 0: none
+	SpareDayUSD float64 // what spares may cost in 24 hours where the provider charges
+
 	SessionBudgetUSD, PersonDayBudgetUSD, DayBudgetUSD float64 // 0: no limit
 }
 
@@ -139,6 +143,7 @@ func (e *Engine) Run(ctx context.Context) error {
 	g.Go(func() error { return e.keepRepositories(ctx) })
 	g.Go(func() error { return e.chooseForPeople(ctx) })
 	g.Go(func() error { return e.startSandboxes(ctx) })
+	g.Go(func() error { return e.startSpares(ctx) })
 	g.Go(func() error { return e.HoldLease(ctx, "watch", e.watch) })
 	g.Go(func() error { return e.HoldLease(ctx, surfaceForge, e.deliverToForge) })
 	if err := g.Wait(); err != nil && !errors.Is(err, context.Canceled) {

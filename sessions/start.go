@@ -48,6 +48,9 @@ func (e *Engine) startSandboxes(ctx context.Context) error {
 			if err != nil || c == nil {
 				break
 			}
+			if c.taken {
+				continue
+			}
 			starts.Go(func() error {
 				e.start(ctx, *c)
 				return nil
@@ -71,11 +74,16 @@ type claim struct {
 	failures   int
 	reason     string // why an earlier start was put off
 	again      bool   // an earlier starter may have started the box: look first
+	spare      string // the spare that the session took, if it did
+	taken      bool   // a spare was taken: there is nothing to start
 }
 
 // candidate is a session that needs a box.
 type candidate struct {
 	Session    string       `db:"session_id"`
+	Repository string       `db:"repository"`
+	Spare      string       `db:"spare"`
+	Asked      bool         `db:"asked"` // a prompt waits, and not only somebody's interest
 	State      SandboxState `db:"state"`
 	Ref        string       `db:"ref"`
 	Reason     string       `db:"reason"`
@@ -90,14 +98,15 @@ func (e *Engine) claimStart(ctx context.Context) (*claim, error) {
 		c = nil
 		var next candidate
 		err := t.GetContext(ctx, &next, `
-			select b.session_id, b.state, b.ref, b.reason, b.generation, b.failures
-			from sandboxes b join sessions s on s.id = b.session_id
-			join lateral (select created_at from prompts p where p.session_id = b.session_id and p.state = 'queued'
-				order by position limit 1) q on true
+			with wanted as (
+				select session_id, min(created_at) as since from prompts where state = 'queued' group by session_id
+				union all select session_id, null from sandboxes where wanted_until > now())
+			select b.session_id, s.repository, b.state, b.ref, b.reason, b.generation, b.failures, b.spare, w.since is not null as asked
+			from wanted w join sandboxes b on b.session_id = w.session_id join sessions s on s.id = b.session_id
 			where s.repository is not null
 				and (b.state in ('none', 'parked', 'lost', 'failed') and b.box = '' and coalesce(b.retry_at, now()) <= now()
 					or b.state = 'starting' and b.box = '' and b.held_until < now())
-			order by q.created_at limit 1
+			order by w.since limit 1
 			for no key update of b skip locked`)
 		if errors.Is(err, sql.ErrNoRows) {
 			return nil
@@ -109,8 +118,20 @@ func (e *Engine) claimStart(ctx context.Context) (*claim, error) {
 			c, err = e.reclaim(ctx, t, next)
 			return err
 		}
+		took, err := t.takeSpare(ctx, next)
+		if err != nil {
+			return err
+		}
+		if took {
+			c = &claim{session: next.Session, taken: true}
+			return nil
+		}
 		free, err := e.hasCapacity(ctx, t)
 		if err != nil {
+			return err
+		}
+		if !free && !next.Asked {
+			_, err := t.ExecContext(ctx, `update sandboxes set wanted_until = null where session_id = $1`, next.Session)
 			return err
 		}
 		if !free {
@@ -129,22 +150,27 @@ func (e *Engine) hasCapacity(ctx context.Context, t *tx) (bool, error) {
 		return false, fmt.Errorf("counting sandboxes: %w", err)
 	}
 	var live int
-	err := t.GetContext(ctx, &live, `select count(*) from sandboxes where state in ('starting', 'booting', 'ready', 'parking')`)
+	err := t.GetContext(ctx, &live, `select (select count(*) from sandboxes where state in ('starting', 'booting', 'ready', 'parking'))
+		+ (select count(*) from spares where ended_at is null)`)
 	return live < e.cfg.MaxSandboxes, err
 }
 
 // noRoom is why a start waits that the provider has no capacity for.
 const noRoom = "Waiting for a free sandbox."
 
-// waitForCapacity puts the start off and says so once. The box that has been
-// idle longest makes room.
+// waitForCapacity puts the start off and says so once. A spare makes room, or else
+// the box that has been idle longest.
 func (t *tx) waitForCapacity(ctx context.Context, c candidate, reason string) error {
 	_, err := t.ExecContext(ctx, `update sandboxes set reason = $2, retry_at = now() + make_interval(secs => $3) where session_id = $1`,
 		c.Session, reason, seconds(t.e.tempo.retry))
 	if err != nil {
 		return fmt.Errorf("putting off the start of %s: %w", c.Session, err)
 	}
-	if _, err := t.parkIdle(ctx, 0, 1); err != nil {
+	gaveUp, err := t.giveUpSpare(ctx)
+	if err == nil && !gaveUp {
+		_, err = t.parkIdle(ctx, 0, 1)
+	}
+	if err != nil {
 		return err
 	}
 	if c.Reason == reason {
@@ -159,7 +185,7 @@ func (e *Engine) newGeneration(ctx context.Context, t *tx, next candidate) (*cla
 	c := &claim{session: next.Session, token: rand.Text() + rand.Text(), from: sandbox.Ref(next.Ref), failures: next.Failures, reason: next.Reason}
 	err := t.GetContext(ctx, &c.generation, `
 		update sandboxes set epoch = epoch + 1, generation = epoch + 1, state = 'starting', state_at = now(), claimed_at = now(),
-			reason = '', token_hash = $2, box = '', boot = '', phase = '', born_at = null, heartbeat_at = null, looked_at = null,
+			reason = '', token_hash = $2, box = '', spare = '', wanted_until = null, boot = '', phase = '', born_at = null, heartbeat_at = null, looked_at = null,
 			busy = false, retry_at = null, holder = $3, held_until = now() + make_interval(secs => $4)
 		where session_id = $1 returning generation`,
 		next.Session, hashOf(c.token), e.cfg.Replica, seconds(e.tempo.lease))
@@ -182,7 +208,8 @@ func (e *Engine) reclaim(ctx context.Context, t *tx, next candidate) (*claim, er
 	if err != nil {
 		return nil, fmt.Errorf("taking over the start of %s: %w", next.Session, err)
 	}
-	return &claim{session: next.Session, generation: next.Generation, from: sandbox.Ref(next.Ref), failures: next.Failures, again: true}, nil
+	return &claim{session: next.Session, generation: next.Generation, from: sandbox.Ref(next.Ref), failures: next.Failures,
+		spare: next.Spare, again: true}, nil
 }
 
 // start starts the claimed box and records what became of it.
@@ -256,6 +283,9 @@ func (e *Engine) sessionBox(c claim) sandbox.Spec {
 // findBox looks for the box of the claim's generation, and ends all others of
 // the session.
 func (e *Engine) findBox(ctx context.Context, c claim) (sandbox.Box, error) {
+	if c.spare != "" {
+		return e.findSpareBox(ctx, c.spare)
+	}
 	var found sandbox.Box
 	for info, err := range e.cfg.Provider.List(ctx, map[string]string{tagSession: c.session}) {
 		if err != nil {

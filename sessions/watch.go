@@ -18,7 +18,7 @@ func (e *Engine) watch(ctx context.Context) error {
 	defer tick.Stop()
 	since := silences{}
 	looks := []func(context.Context) error{
-		e.endLongPrompts, e.endLongBoots, e.recordAdopted, e.parkIdleOnes, e.parkOldOnes, e.parkAbandoned, e.endDead,
+		e.endLongPrompts, e.endLongBoots, e.recordAdopted, e.parkIdleOnes, e.parkOldOnes, e.parkAbandoned, e.endDead, e.keepSpares,
 		func(ctx context.Context) error { return e.lookForSilent(ctx, since) },
 	}
 	for n := 0; ; n++ {
@@ -254,18 +254,19 @@ func (t *tx) settleLost(ctx context.Context, s Session) error {
 func (e *Engine) recordAdopted(ctx context.Context) error {
 	var unknown []struct {
 		silentBox
-		Generation int64 `db:"generation"`
-		Cut        bool  `db:"cut"`
+		Generation int64  `db:"generation"`
+		Spare      string `db:"spare"`
+		Cut        bool   `db:"cut"`
 	}
 	err := e.db.SelectContext(ctx, &unknown, `
-		select session_id, epoch, box, state, failures, ref, generation, coalesce(held_until, now()) <= now() as cut from sandboxes
+		select session_id, epoch, box, state, failures, ref, generation, spare, coalesce(held_until, now()) <= now() as cut from sandboxes
 		where state in ('booting', 'ready') and box = '' and claimed_at < now() - make_interval(secs => $1)`, seconds(e.tempo.lease))
 	if err != nil {
 		return fmt.Errorf("looking for adopted sandboxes: %w", err)
 	}
 	var failed []error
 	for _, u := range unknown {
-		c := claim{session: u.Session, generation: u.Generation}
+		c := claim{session: u.Session, generation: u.Generation, spare: u.Spare}
 		asking, cancel := context.WithTimeout(ctx, providerCall)
 		box, err := e.findBox(asking, c)
 		cancel()
@@ -382,15 +383,9 @@ func (e *Engine) killOrphans(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("listing boxes: %w", err)
 		}
-		generation, err := strconv.ParseInt(info.Tags[tagEpoch], 10, 64)
+		orphan, err := e.orphaned(ctx, info)
 		if err != nil {
-			continue
-		}
-		var orphan bool
-		err = e.db.GetContext(ctx, &orphan, `select exists (select from sandboxes where session_id = $1
-			and (generation > $2 or state in ('none', 'parked', 'lost', 'failed')))`, info.Tags[tagSession], generation)
-		if err != nil {
-			return fmt.Errorf("looking up the box %s: %w", info.ID, err)
+			return err
 		}
 		if !orphan {
 			continue
@@ -404,4 +399,22 @@ func (e *Engine) killOrphans(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// orphaned says whether nobody wants the box.
+func (e *Engine) orphaned(ctx context.Context, info sandbox.Info) (bool, error) {
+	if spare := info.Tags[tagSpare]; spare != "" {
+		return e.orphanedSpare(ctx, spare, info.ID)
+	}
+	generation, err := strconv.ParseInt(info.Tags[tagEpoch], 10, 64)
+	if err != nil {
+		return false, nil // it is not of this kind of program
+	}
+	var orphan bool
+	err = e.db.GetContext(ctx, &orphan, `select exists (select from sandboxes where session_id = $1
+		and (generation > $2 or state in ('none', 'parked', 'lost', 'failed')))`, info.Tags[tagSession], generation)
+	if err != nil {
+		return false, fmt.Errorf("looking up the box %s: %w", info.ID, err)
+	}
+	return orphan, nil
 }

@@ -29,6 +29,7 @@ func (s *Server) mountAPI(mux *http.ServeMux) {
 	mux.Handle("POST /api/sessions/{id}/stop", s.signedIn(s.postStop))
 	mux.Handle("POST /api/sessions/{id}/repository", s.signedIn(s.postRepository))
 	mux.Handle("POST /api/sessions/{id}/ticket", s.signedIn(s.postTicket))
+	mux.Handle("POST /api/interest", s.signedIn(s.postInterest))
 	mux.Handle("DELETE /api/prompts/{id}", s.signedIn(s.deletePrompt))
 	mux.Handle("POST /api/prompts/{id}/retry", s.signedIn(s.postRetry))
 	mux.Handle("/api/", s.adapt(func(http.ResponseWriter, *http.Request) error {
@@ -109,6 +110,25 @@ func writeAccepted(w http.ResponseWriter, got sessions.Accepted) {
 	writeJSON(w, status, map[string]any{
 		"session": got.Session.ID, "prompt": got.Prompt.ID, "state": got.Prompt.State,
 		"url": "/sessions/" + got.Session.ID, "duplicate": got.Duplicate})
+}
+
+// postInterest says that somebody writes something: what the request will need is
+// made ready meanwhile.
+func (s *Server) postInterest(w http.ResponseWriter, r *http.Request, _ viewer) error {
+	var body struct {
+		Session    string `json:"session"`
+		Repository string `json:"repository"`
+		Text       string `json:"text"`
+	}
+	if err := readBody(w, r, &body); err != nil {
+		return err
+	}
+	err := s.engine.Interest(r.Context(), sessions.Interest{Session: body.Session, Repository: body.Repository, Text: body.Text})
+	if err != nil {
+		return err
+	}
+	w.WriteHeader(http.StatusNoContent)
+	return nil
 }
 
 func (s *Server) postRetry(w http.ResponseWriter, r *http.Request, v viewer) error {

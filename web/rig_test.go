@@ -47,7 +47,7 @@ func newRig(t testing.TB, changes ...func(*Config)) *rig {
 	t.Helper()
 	endHighlighting(t)
 	w := sessionstest.New(t)
-	r := &rig{World: w, engine: w.Engine()}
+	r := &rig{World: w, engine: w.Engine(func(c *sessions.Config) { c.MaxSpares = 4 })}
 	r.openSlack(t)
 	pages := httptest.NewUnstartedServer(nil)
 	r.url = "http://" + pages.Listener.Addr().String()

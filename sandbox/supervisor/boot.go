@@ -45,6 +45,11 @@ func (s *supervisor) bootUp(ctx context.Context) error {
 	if err := g.Wait(); err != nil {
 		return err
 	}
+	if s.welcome.Session == "" {
+		if err := s.waitForSession(ctx); err != nil {
+			return err
+		}
+	}
 	return s.phase(sandbox.PhaseReady, func() (string, error) { return "", s.openSession(ctx) })
 }
 
@@ -66,8 +71,7 @@ func (s *supervisor) prepare() error {
 	w := s.welcome
 	bot := person{w.BotName, w.BotEmail}.clean()
 	s.identity = &identity{
-		dir: filepath.Join(s.state, "git"), bot: bot,
-		trailers: []string{"Session: " + w.PageURL, fmt.Sprintf("Co-authored-by: %s <%s>", bot.name, bot.email)},
+		dir: filepath.Join(s.state, "git"), bot: bot, trailers: trailers(w, bot),
 	}
 	if err := s.identity.install(); err != nil {
 		return fmt.Errorf("installing the git hooks: %w", err)
@@ -98,6 +102,11 @@ func (s *supervisor) prepare() error {
 		protocol: w.Protocol, models: []string{w.Model}, small: w.SmallModel, instructions: instructions, env: env,
 	}
 	return os.MkdirAll(dir, 0o755)
+}
+
+// trailers are the last lines of a session's commit messages.
+func trailers(w sandbox.Welcome, bot person) []string {
+	return []string{"Session: " + w.PageURL, fmt.Sprintf("Co-authored-by: %s <%s>", bot.name, bot.email)}
 }
 
 // sync brings the repository to where the session goes on.

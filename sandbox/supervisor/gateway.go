@@ -15,6 +15,7 @@ import (
 	"net/url"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -34,6 +35,7 @@ type gateway struct {
 	toolKey string
 	log     *slog.Logger
 	pushes  pushes
+	priming atomic.Bool // OpenCode is being primed: its requests to the model are answered here
 
 	doors     *httputil.ReverseProxy
 	egress    *httputil.ReverseProxy
@@ -109,6 +111,8 @@ func (g *gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 		g.doors.ServeHTTP(w, r)
+	case strings.HasPrefix(r.URL.Path, "/model/") && g.priming.Load():
+		answerReady(w, r)
 	case strings.HasPrefix(r.URL.Path, "/model/"):
 		g.doors.ServeHTTP(w, r)
 	case r.URL.Path == "/mcp":

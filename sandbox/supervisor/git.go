@@ -243,7 +243,8 @@ func (r *repository) fetched(ctx context.Context) error {
 }
 
 // begin checks out the session's branch: at head if the branch was pushed
-// before, else where the base branch is.
+// before, else where the base branch is. Without a session it is the base branch
+// as it is now.
 func (r *repository) begin(ctx context.Context, head string) error {
 	start := "refs/remotes/origin/" + r.base
 	if tip := r.tip(ctx, head); tip != "" {
@@ -252,10 +253,17 @@ func (r *repository) begin(ctx context.Context, head string) error {
 		if r.succeeds(ctx, "rev-parse", "--verify", "--quiet", "HEAD") {
 			return fmt.Errorf("the repository has no branch %s", r.base)
 		}
+		if r.branch == "" {
+			return nil
+		}
 		_, err := r.git(ctx, "symbolic-ref", "HEAD", "refs/heads/"+r.branch) // nothing was ever committed
 		return err
 	}
-	_, err := r.git(ctx, "checkout", "--quiet", "--no-track", "-B", r.branch, start)
+	where := []string{"--no-track", "-B", r.branch}
+	if r.branch == "" {
+		where = []string{"--detach"}
+	}
+	_, err := r.git(ctx, append(append([]string{"checkout", "--quiet"}, where...), start)...)
 	return err
 }
 

@@ -83,11 +83,13 @@ type supervisor struct {
 	usage   *usage
 
 	welcomed chan struct{} // closed when welcome is valid
+	assigned chan struct{} // closed when a spare's assignment is valid
 	parking  chan struct{} // closed when the box shall end
 	wake     chan struct{} // the queue is not empty
 
 	mu         sync.Mutex
-	welcome    sandbox.Welcome
+	welcome    sandbox.Welcome // after the first one, written by the boot alone
+	assignment sandbox.Welcome // the first one that names a session, if a spare got it
 	parkReason string
 	queue      []*turn // oldest first; the first one may be running
 	running    *turn
@@ -146,7 +148,7 @@ func newSupervisor(cfg Config) (*supervisor, error) {
 	s := &supervisor{
 		cfg: cfg, control: control, boot: newID("boot-"), toolKey: newID(""),
 		state:    filepath.Join(cfg.Home, ".openinspect"),
-		welcomed: make(chan struct{}), parking: make(chan struct{}),
+		welcomed: make(chan struct{}), assigned: make(chan struct{}), parking: make(chan struct{}),
 		wake: make(chan struct{}, 1),
 	}
 	if err := os.MkdirAll(s.state, 0o700); err != nil {
@@ -244,16 +246,36 @@ func (s *supervisor) next() *turn {
 // orders receives what the control plane asks; see sandbox.Orders.
 type orders struct{ s *supervisor }
 
-// Welcome keeps what the first one said. Later ones change nothing: a box works
-// on one session.
+// Welcome keeps what the first one said, and the first one that names a session.
+// Others change nothing: a box works on one session.
 func (o orders) Welcome(w sandbox.Welcome) {
 	o.s.mu.Lock()
 	defer o.s.mu.Unlock()
-	select {
-	case <-o.s.welcomed:
-		return
-	default:
+	w = withDefaultWaits(w)
+	switch {
+	case !closed(o.s.welcomed):
+		o.s.welcome = w
+		close(o.s.welcomed)
+		if w.Session != "" {
+			close(o.s.assigned)
+		}
+	case w.Session != "" && !closed(o.s.assigned):
+		o.s.assignment = w
+		close(o.s.assigned)
 	}
+}
+
+func closed(c <-chan struct{}) bool {
+	select {
+	case <-c:
+		return true
+	default:
+		return false
+	}
+}
+
+// withDefaultWaits fills in what a welcome may leave out.
+func withDefaultWaits(w sandbox.Welcome) sandbox.Welcome {
 	if w.PromptTimeout <= 0 {
 		w.PromptTimeout = defaultPromptTimeout
 	}
@@ -266,8 +288,7 @@ func (o orders) Welcome(w sandbox.Welcome) {
 	if w.SmallModel == "" {
 		w.SmallModel = w.Model
 	}
-	o.s.welcome = w
-	close(o.s.welcomed)
+	return w
 }
 
 // Prompt queues one.

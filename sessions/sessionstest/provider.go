@@ -26,6 +26,12 @@ type Provider struct {
 	Agent Script
 	// Boot reports the phases of a boot; nil reports that all is ready.
 	Boot func(ctx context.Context, b *Box)
+	// Spare does the same for a box that has no session yet; nil reports that it waits for one.
+	Spare func(ctx context.Context, b *Box)
+	// Starting, if set, is called at the beginning of each start, which it may hold up.
+	Starting func(ctx context.Context, s sandbox.Spec)
+	// Price is what Caps says.
+	Price sandbox.Price
 	// Lifetime is the longest life of a box; 0: no limit.
 	Lifetime time.Duration
 	// Log is what ended boxes have printed.
@@ -83,7 +89,9 @@ func (p *Provider) close() {
 }
 
 // Caps implements sandbox.Provider.
-func (p *Provider) Caps() sandbox.Caps { return sandbox.Caps{Name: "test", MaxLifetime: p.Lifetime} }
+func (p *Provider) Caps() sandbox.Caps {
+	return sandbox.Caps{Name: "test", MaxLifetime: p.Lifetime, CPU: 1, MemMiB: 1024, Price: p.Price}
+}
 
 // Build implements sandbox.Provider; there is nothing to build.
 func (p *Provider) Build(context.Context, sandbox.Ref, []string, io.Writer) (sandbox.Ref, error) {
@@ -91,7 +99,10 @@ func (p *Provider) Build(context.Context, sandbox.Ref, []string, io.Writer) (san
 }
 
 // Start implements sandbox.Provider.
-func (p *Provider) Start(_ context.Context, s sandbox.Spec) (sandbox.Box, error) {
+func (p *Provider) Start(ctx context.Context, s sandbox.Spec) (sandbox.Box, error) {
+	if p.Starting != nil {
+		p.Starting(ctx, s)
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.seen = append(p.seen, s)

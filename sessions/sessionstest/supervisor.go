@@ -19,6 +19,7 @@ type supervisor struct {
 	work   sync.WaitGroup
 
 	mu      sync.Mutex
+	spare   bool // it was welcomed without a session
 	booted  bool
 	queue   chan sandbox.Prompt
 	prompts []sandbox.Prompt
@@ -60,11 +61,20 @@ func (s *supervisor) received() []sandbox.Prompt {
 	return append([]sandbox.Prompt(nil), s.prompts...)
 }
 
-// Welcome implements sandbox.Orders: the first one begins the boot.
-func (s *supervisor) Welcome(sandbox.Welcome) {
+// Welcome implements sandbox.Orders: the first one that names a session begins
+// the boot, after that of a spare if there was one.
+func (s *supervisor) Welcome(w sandbox.Welcome) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.booted {
+	if w.Session == "" && !s.spare {
+		s.spare = true
+		spare := s.box.provider.Spare
+		if spare == nil {
+			spare = Spare
+		}
+		s.work.Go(func() { spare(s.ctx, s.box) })
+	}
+	if w.Session == "" || s.booted {
 		return
 	}
 	s.booted = true
@@ -73,6 +83,13 @@ func (s *supervisor) Welcome(sandbox.Welcome) {
 		boot = Ready
 	}
 	s.work.Go(func() { boot(s.ctx, s.box) })
+}
+
+// Spare reports that all is done that needs no session.
+func Spare(_ context.Context, b *Box) {
+	for _, phase := range []string{sandbox.PhaseSync, sandbox.PhaseAgent, sandbox.PhaseSpare} {
+		b.Bridge().Event(sandbox.KindPhase, "", sandbox.BodyPhase{Phase: phase, State: "done", Millis: 3})
+	}
 }
 
 // Ready reports a boot in which all went well.

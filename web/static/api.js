@@ -31,6 +31,23 @@ async function call(method, url, body, key) {
 export const post = (url, body, key) => call('POST', url, body, key);
 export const remove = (url) => call('DELETE', url);
 
+// interest returns a function to call at each key: it tells the server that somebody
+// writes something, so that what the request will need is made ready. It says so a
+// moment after the first key, when there are words, and every five seconds at most.
+// Nobody has to hear of a failure.
+export function interest(text, what) {
+  let timer = 0;
+  let last = -Infinity;
+  return () => {
+    timer ||= setTimeout(() => {
+      timer = 0;
+      if (text.value.trim().length < 3) return;
+      last = performance.now();
+      post('/api/interest', what()).catch(() => {});
+    }, Math.max(700, last + 5000 - performance.now()));
+  };
+}
+
 // trouble shows a sentence in a form, or hides it.
 export function trouble(form, text) {
   const p = form.querySelector('.form-error');

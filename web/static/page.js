@@ -1,6 +1,6 @@
 // What every page does: forms that post JSON, times in the reader's own zone,
 // and, on a session's page, the live transcript.
-import { mint, post, trouble } from './api.js';
+import { interest, mint, post, trouble } from './api.js';
 import { localTimes } from './times.js';
 import { startSession } from './session.js';
 
@@ -15,6 +15,9 @@ function newSessionForm(form) {
       form.requestSubmit();
     }
   });
+  const writes = interest(text, () => ({ text: text.value, repository: form.elements.repository.value }));
+  text.addEventListener('input', writes);
+  form.elements.repository.addEventListener('change', writes);
   // One key per text: sending the same text again after an error that hid the
   // answer begins one session, not two.
   let key = mint();

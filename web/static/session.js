@@ -1,5 +1,5 @@
 // A session's page.
-import { mint, post, remove, trouble } from './api.js';
+import { interest, mint, post, remove, trouble } from './api.js';
 import { Live } from './live.js';
 import { duration } from './times.js';
 import { Transcript, fragment } from './transcript.js';
@@ -171,7 +171,9 @@ function composer(session, pin) {
   fit();
   // One key per text: the same text sent again after a lost answer is one request.
   let key = mint();
+  const writes = interest(text, () => ({ session }));
   text.addEventListener('input', () => {
+    writes();
     localStorage.setItem(draft, text.value);
     key = mint();
     fit();
