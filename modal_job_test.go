@@ -4,9 +4,12 @@ import (
 	"errors"
 	"fmt"
 	"os/exec"
+	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	practicemodal "openinspect/internal/practice/modal"
 )
 
 // atModal has sandboxes run at the stand-in for Modal.
@@ -86,4 +89,79 @@ func TestDoctorNamesAWrongTokenOfModals(t *testing.T) {
 	if out, err := doctor(env); !errors.As(err, &exit) || !strings.Contains(out, "✗ sandboxes") || !strings.Contains(out, "MODAL_TOKEN_SECRET") {
 		t.Errorf("doctor with a wrong token: %v\n%s", err, out)
 	}
+}
+
+// TestAControlPlaneKilledWhileModalWorksLeaksNothing kills it where only Modal
+// knows what was done: a sandbox is started, a filesystem is being saved, a
+// parked sandbox is not terminated yet.
+func TestAControlPlaneKilledWhileModalWorksLeaksNothing(t *testing.T) {
+	r := startRig(t, func(p *practice) {
+		atModal(p)
+		p.scripts = killScript.write(t)
+		p.pace = 5 * time.Millisecond
+		p.slackOpt.Retries = []time.Duration{0, 3 * time.Second, 10 * time.Second, 30 * time.Second}
+	})
+	modal := r.practice.modal
+	killed := func(where string, come func() bool) {
+		t.Helper()
+		r.eventually(where, time.Minute, func() error {
+			if !come() {
+				return errors.New("not yet")
+			}
+			return nil
+		})
+		r.killServe()
+		modal.Clear()
+	}
+	channel := r.channel("greeter")
+	modal.Inject(practicemodal.Fault{Kind: practicemodal.Hang, Method: "SandboxCreateV2", AfterEffect: true, Times: 1})
+	thread := r.say("alice", channel, "", "@inspect leave trace first0 in acme/greeter")
+	killed("a sandbox is started and nobody was told", func() bool { return len(modal.Sandboxes()) == 1 })
+
+	modal.Inject(practicemodal.Fault{Kind: practicemodal.Hang, Method: "TaskSnapshotFilesystem", Times: 1})
+	session := r.waitSettled(thread, 1, 3*time.Minute)[0].Session
+	killed("the sandbox is being saved", func() bool { return r.sandboxState(session) == "parking" })
+	r.parked(session)
+
+	modal.Inject(practicemodal.Fault{Kind: practicemodal.Hang, Method: "SandboxTerminateV2", Times: 1})
+	r.say("bob", channel, thread, "leave trace second0")
+	prompts := r.waitSettled(thread, 2, 3*time.Minute)
+	killed("the sandbox is saved and runs", func() bool {
+		return slices.ContainsFunc(modal.Sandboxes(), func(s practicemodal.Sandbox) bool {
+			return s.Ended.IsZero() && s.Tags["openinspect.parked"] != ""
+		})
+	})
+	last := r.parked(session)
+
+	for _, p := range prompts {
+		if p.State != "completed" {
+			t.Errorf("%q ended as %s: %s", p.Text, p.State, p.Reason)
+		}
+	}
+	r.checkThread(channel, thread, prompts)
+	r.checkLog(session)
+	r.checkPullRequest(session)
+	r.checkTraces(session, 0)
+	if all := modal.Sandboxes(); len(all) != 2 || all[0].Ended.IsZero() || all[1].Ended.IsZero() {
+		t.Errorf("the sandboxes are %+v, want two that have ended", all)
+	}
+	kept := map[string]bool{}
+	for _, image := range modal.Images() {
+		kept[image.ID] = true
+		if image.Snapshot != "" && image.Expires.IsZero() {
+			t.Errorf("image %s is kept for ever", image.ID)
+		}
+	}
+	if !kept[last] {
+		t.Errorf("what the session goes on from, %s, is not there: %v", last, kept)
+	}
+}
+
+// sandboxState is the state of a session's sandbox.
+func (r *rig) sandboxState(session string) (state string) {
+	r.Helper()
+	if err := r.db.Get(&state, `select state from sandboxes where session_id = $1`, session); err != nil {
+		r.Fatal(err)
+	}
+	return state
 }
