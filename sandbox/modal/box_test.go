@@ -56,7 +56,6 @@ func TestABoxAsksForWhatItIsGivenAndReachesTheControlPlaneAlone(t *testing.T) {
 		"https://machines.inspect.example.org":     {domains: []string{"machines.inspect.example.org"}},
 		"https://machines.inspect.example.org:443": {domains: []string{"machines.inspect.example.org"}},
 		"http://192.0.2.7:8081":                    {cidrs: []string{"192.0.2.7/32"}},
-		"https://[2001:db8::1]":                    {cidrs: []string{"2001:db8::1/128"}},
 		"unix:/run/openinspect/machine.sock":       {},
 	} {
 		o := options(s)
@@ -87,7 +86,7 @@ func TestABoxAsksForWhatItIsGivenAndReachesTheControlPlaneAlone(t *testing.T) {
 		d.GetTimeoutSecs() != 91 || !cmp.Equal(d.GetSchedulerPlacement().GetRegions(), []string{"us-east"}) {
 		t.Errorf("a box that says what it wants asks for %v", d)
 	}
-	for _, control := range []string{"", "machines", "ftp://x", "http://machines.example.org", "https://machines.example.org:8443", "unix:"} {
+	for _, control := range []string{"", "machines", "ftp://x", "http://machines.example.org", "https://machines.example.org:8443", "https://[2001:db8::1]", "unix:"} {
 		o := options(s)
 		if o.Control = control; CheckControl(control) == nil {
 			t.Errorf("an address is taken that boxes cannot reach: %q", control)

@@ -87,6 +87,46 @@ func TestAStartWithoutAnAnswerMakesOneSandboxOrNone(t *testing.T) {
 	}
 }
 
+func TestAStartWithoutAnAnswerSparesAnothersBoxOfTheName(t *testing.T) {
+	t.Parallel()
+	s := server(t)
+	o := options(s)
+	o.StartTime = time.Second
+	p := open(t, o)
+	b := startBox(t, p)
+	s.Inject(practicemodal.Fault{Kind: practicemodal.Hang, Method: "SandboxCreateV2"})
+	if _, err := p.Start(t.Context(), sandbox.Spec{Name: "box", Command: []string{"true"}}); !errors.Is(err, sandbox.ErrCapacity) {
+		t.Errorf("a start without an answer: %v", err)
+	}
+	run(t, b, "true")
+}
+
+func TestACommandEndsWithItsBoxEvenIfModalNeverSaysSo(t *testing.T) {
+	t.Parallel()
+	s := server(t)
+	b := startBox(t, open(t, options(s)))
+	s.Inject(practicemodal.Fault{Kind: practicemodal.Hang, Method: "TaskExecWait"})
+	done := make(chan error, 1)
+	go func() {
+		_, err := b.Exec(t.Context(), sandbox.Cmd{Args: []string{"sleep", "600"}})
+		done <- err
+	}()
+	if _, err := s.WaitCalls(t.Context(), "TaskExecStart", 1); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.KillBox(t.Context(), b.ID()); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case err := <-done:
+		if !errors.Is(err, sandbox.ErrGone) {
+			t.Errorf("got error %v, want %v", err, sandbox.ErrGone)
+		}
+	case <-time.After(time.Minute):
+		t.Error("the command is still waited for")
+	}
+}
+
 // A park that breaks off leaves a box that another control plane parks: nothing
 // is lost. What was saved and could not be noted ends by itself.
 func TestParkingThatBreaksOffIsTakenUp(t *testing.T) {

@@ -13,11 +13,12 @@ import (
 	"openinspect/sandbox"
 )
 
-// baseCommands give every base image the user and the folders of a box.
+// baseCommands give every base image the user and the folders of a box. The
+// user's number does not matter: images of Node.js have given 1000 away.
 var baseCommands = []string{
-	"RUN id agent >/dev/null 2>&1 || useradd --uid 1000 --home-dir " + sandbox.Home + " --shell /bin/bash agent",
+	"RUN id agent >/dev/null 2>&1 || useradd --home-dir " + sandbox.Home + " --shell /bin/bash agent",
 	"RUN mkdir -p " + sandbox.Home + " " + sandbox.Workspace + " " + sandbox.Tools +
-		" && chown agent:agent " + sandbox.Home + " " + sandbox.Workspace,
+		" && chown -R agent:agent " + sandbox.Home + " " + sandbox.Workspace,
 	"WORKDIR " + sandbox.Home,
 }
 

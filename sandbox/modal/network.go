@@ -23,7 +23,9 @@ func networkFor(control string) (network, error) {
 		return network{}, fmt.Errorf("sandboxes cannot reach the machine listener at %q: give a URL such as https://machines.inspect.example.org", control)
 	}
 	if a, err := netip.ParseAddr(u.Hostname()); err == nil {
-		a = a.Unmap()
+		if a = a.Unmap(); !a.Is4() {
+			return network{}, fmt.Errorf("sandboxes cannot reach the machine listener at %q: Modal's policy takes IPv4 addresses and names", control)
+		}
 		return network{cidr: netip.PrefixFrom(a, a.BitLen()).String()}, nil
 	}
 	if u.Scheme != "https" || u.Port() != "" && u.Port() != "443" {

@@ -45,6 +45,7 @@ func Run(t *testing.T, open Open, faulty func(t *testing.T) Faults) {
 		"url":         testURL,
 		"snapshot":    testSnapshot,
 		"park":        testPark,
+		"stubborn":    testParkStubborn,
 		"build":       testBuild,
 		"kill":        testKill,
 		"gone":        testGone,

@@ -290,6 +290,24 @@ func testPark(t *testing.T, s *suite) {
 	}
 }
 
+// testParkStubborn parks a box whose main program does not want to end.
+func testParkStubborn(t *testing.T, s *suite) {
+	spec := s.spec()
+	spec.Command = []string{"sh", "-c", `trap '' TERM; touch $HOME/ready; while :; do sleep 0.1; done`}
+	b := s.start(spec)
+	s.sh(b, "until [ -e ready ]; do sleep 0.01; done; echo work >work")
+	ref, err := b.Park(s.ctx)
+	if err != nil {
+		t.Fatalf("parking: %v", err)
+	}
+	s.deleted(ref)
+	askDead(s, "parked", b)
+	spec.From, spec.Command = ref, []string{"sleep", "600"}
+	if got := s.sh(s.start(spec), "cat work"); got != "work" {
+		t.Errorf("what was parked has %q", got)
+	}
+}
+
 func testBuild(t *testing.T, s *suite) {
 	if !s.p.Caps().Builds {
 		b, err := s.p.Build(s.ctx, "", []string{"true"}, io.Discard)
