@@ -134,7 +134,7 @@ type Box interface {
 	// with the headers that a request to it needs.
 	URL(ctx context.Context, port int) (string, http.Header, error)
 	// Snapshot saves the filesystem of the live box, which goes on running. The
-	// provider may forget it once keep has passed; 0 is KeepSession.
+	// provider may forget it once keep has passed; 0 is KeepSession, less is ErrInvalid.
 	Snapshot(ctx context.Context, keep time.Duration) (Ref, error)
 	// Park ends the box and keeps its filesystem, for KeepSession at least; Start
 	// with the Ref continues it.

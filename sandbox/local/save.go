@@ -119,7 +119,10 @@ func bearable(complaints string) bool {
 
 // Snapshot implements sandbox.Box. The copy is of a filesystem in use: a file
 // that is written meanwhile may be copied half. It is kept until it is deleted.
-func (b *box) Snapshot(ctx context.Context, _ time.Duration) (sandbox.Ref, error) {
+func (b *box) Snapshot(ctx context.Context, keep time.Duration) (sandbox.Ref, error) {
+	if keep < 0 {
+		return "", sandbox.Invalid("a saved filesystem cannot be kept for %s", keep)
+	}
 	if !b.record.Keeper.alive() {
 		return "", b.p.gone(b.record.ID)
 	}

@@ -2,6 +2,7 @@ package modal
 
 import (
 	"errors"
+	"fmt"
 	"net"
 	"regexp"
 	"strings"
@@ -167,18 +168,21 @@ func TestTheMainProgramsEnvironmentIsItsOwn(t *testing.T) {
 	p := open(t, options(server(t)))
 	secret := "it's \"$HOME\" `x` \\ \n end"
 	b := startBox(t, p, func(s *sandbox.Spec) {
-		s.Env = map[string]string{"SECRET": secret}
-		s.Command = []string{"sh", "-c", `printf %s "$SECRET" >said; env >all; touch ready; exec sleep 600`}
+		s.Env = map[string]string{"SECRET": secret, "LONG": strings.Repeat("'", maxVariable), "MORE": strings.Repeat("x", maxVariable), "name": "n", "child": "c", "parked": "p"}
+		s.Command = []string{"sh", "-c", `printf %s "$SECRET" >said; env >all; echo "${#LONG} ${#MORE} $name $child $parked $USER" >more; touch ready; exec sleep 600`}
 	})
 	run(t, b, "until [ -e ready ]; do sleep 0.01; done")
 	if got := run(t, b, "cat said"); got != secret {
 		t.Errorf("the main program got %q, want %q", got, secret)
 	}
+	if got, want := run(t, b, "cat more"), fmt.Sprintf("%d %d n c p agent", maxVariable, maxVariable); got != want {
+		t.Errorf("of long variables the main program got %q, want %q", got, want)
+	}
 	if got := run(t, b, "env; grep -c "+envVariable+" all || true"); strings.Contains(got, "SECRET") || !strings.HasSuffix(got, "\n0") {
 		t.Errorf("a command's environment, and how often the main program sees how it got its own:\n%s", got)
 	}
 	for name, env := range map[string]map[string]string{
-		"a name that shells do not know": {"A-B": "c"}, "too much": {"A": strings.Repeat("x", maxEnv)},
+		"a name that shells do not know": {"A-B": "c"}, "too much": {"A": strings.Repeat("x", maxVariable+1)},
 	} {
 		if _, err := p.Start(t.Context(), sandbox.Spec{Name: "x", Command: []string{"true"}, Env: env}); !errors.Is(err, sandbox.ErrInvalid) {
 			t.Errorf("%s: got error %v", name, err)

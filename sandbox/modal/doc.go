@@ -16,7 +16,7 @@
 // user agent's, as in every provider: entry.sh and exec.sh change to it. What
 // the provider itself does in a box, it does as root.
 //
-// Environment. Spec.Env is one variable of the sandbox, which entry.sh opens and
+// Environment. Spec.Env travels under other names, which entry.sh gives back and
 // exec.sh removes: a command inherits the image's variables and nothing else.
 //
 // Parking. The main program gets SIGTERM and parkGrace, but a sandbox whose command ends is

@@ -1,20 +1,25 @@
 # The command of a sandbox: runs the main program "$@" as the user agent, with
-# the environment that OPENINSPECT_BOX_ENV exports. It ends with it, unless it
-# was told by SIGUSR1 that the box is parked: then it stays for as long as saving
-# the filesystem may take.
+# the variables that OPENINSPECT_BOX_ENV lists. It ends with it, unless it was
+# told by SIGUSR1 that the box is parked: then it stays for as long as saving the
+# filesystem may take.
 umask 022
 told=/tmp/.openinspect-box
 rm -rf "$told" # the filesystem may be that of another box
 parked= child=
 trap 'parked=yes; [ -z "$child" ] || kill -TERM "$child" 2>/dev/null' USR1
 trap '[ -z "$child" ] || kill -TERM "$child" 2>/dev/null' TERM INT HUP
-eval "$OPENINSPECT_BOX_ENV"
-unset OPENINSPECT_BOX_ENV
-if [ "$(id -u)" = 0 ] && id agent >/dev/null 2>&1; then
-  setpriv --reuid=agent --regid=agent --init-groups --no-new-privs -- "$@" &
-else
-  "$@" &
-fi
+(
+  unset told parked child
+  for OPENINSPECT_NAME in $OPENINSPECT_BOX_ENV; do
+    eval "export $OPENINSPECT_NAME=\"\$OPENINSPECT_BOX_ENV_$OPENINSPECT_NAME\""
+    unset "OPENINSPECT_BOX_ENV_$OPENINSPECT_NAME"
+  done
+  unset OPENINSPECT_BOX_ENV OPENINSPECT_NAME
+  if [ "$(id -u)" = 0 ] && id agent >/dev/null 2>&1; then
+    exec setpriv --reuid=agent --regid=agent --init-groups --no-new-privs -- "$@"
+  fi
+  exec "$@"
+) &
 child=$!
 echo "$$ $child" >"$told.new" && mv "$told.new" "$told"
 while :; do

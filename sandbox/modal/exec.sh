@@ -1,5 +1,8 @@
 # Runs the command "$@" as the user agent, without the variables of the main program.
-unset OPENINSPECT_BOX_ENV
+for OPENINSPECT_NAME in $OPENINSPECT_BOX_ENV; do
+  unset "OPENINSPECT_BOX_ENV_$OPENINSPECT_NAME"
+done
+unset OPENINSPECT_BOX_ENV OPENINSPECT_NAME
 if [ "$(id -u)" = 0 ] && id agent >/dev/null 2>&1; then
   exec setpriv --reuid=agent --regid=agent --init-groups --no-new-privs -- "$@"
 fi

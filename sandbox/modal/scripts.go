@@ -29,8 +29,13 @@ func shell(script string, args ...string) []string {
 	return append([]string{"sh", "-c", script, "openinspect"}, args...)
 }
 
-// envVariable holds the main program's environment.
-const envVariable = "OPENINSPECT_BOX_ENV"
+// The main program's environment travels under other names, so that commands can
+// be kept from it: envVariable lists the names, and each value is in a variable
+// whose name begins with envPrefix.
+const (
+	envVariable = "OPENINSPECT_BOX_ENV"
+	envPrefix   = "OPENINSPECT_BOX_ENV_"
+)
 
 // commandVariable holds the id by which a command is found to be ended.
 const commandVariable = "OPENINSPECT_EXEC"
@@ -40,13 +45,13 @@ func user() map[string]string {
 	return map[string]string{"HOME": sandbox.Home, "USER": "agent", "LOGNAME": "agent"}
 }
 
-// exports writes an environment as commands of the shell.
-func exports(env map[string]string) string {
+// packed is an environment on its way to the main program.
+func packed(env map[string]string) map[string]string {
 	all := user()
 	maps.Copy(all, env)
-	var b strings.Builder
-	for _, name := range slices.Sorted(maps.Keys(all)) {
-		b.WriteString("export " + name + "='" + strings.ReplaceAll(all[name], "'", `'\''`) + "'\n")
+	out := map[string]string{envVariable: strings.Join(slices.Sorted(maps.Keys(all)), " ")}
+	for name, value := range all {
+		out[envPrefix+name] = value
 	}
-	return b.String()
+	return out
 }

@@ -16,9 +16,12 @@ import (
 // variableForm is what Modal takes as the name of a variable.
 var variableForm = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
 
-// maxEnv bounds the environment of a main program: Linux passes on no variable
-// of 128 KiB or more (execve(2)), and the environment is one here.
-const maxEnv = 120 << 10
+// The bounds of a main program's environment. Linux passes on no variable of 128
+// KiB or more, and two MiB in all with the arguments (execve(2)).
+const (
+	maxVariable = 100 << 10
+	maxEnv      = 1 << 20
+)
 
 // Start implements sandbox.Provider. Besides its errors it fails with ErrGone if
 // Spec.From no longer exists. A sandbox that is not scheduled within
@@ -64,13 +67,16 @@ func (p *Provider) start(ctx context.Context, s sandbox.Spec) (*box, error) {
 }
 
 func checkEnv(env map[string]string) error {
-	for name := range env {
-		if !variableForm.MatchString(name) {
+	all := 0
+	for name, value := range env {
+		switch all += len(name) + len(value); {
+		case !variableForm.MatchString(name):
 			return sandbox.Invalid("%q cannot be an environment variable", name)
+		case len(value) > maxVariable:
+			return sandbox.Invalid("the variable %s has %d KiB; a sandbox at Modal takes %d", name, len(value)>>10, maxVariable>>10)
+		case all > maxEnv:
+			return sandbox.Invalid("the environment has more than %d KiB", maxEnv>>10)
 		}
-	}
-	if n := len(exports(env)); n > maxEnv {
-		return sandbox.Invalid("the environment has %d KiB; Modal's sandboxes take %d", n>>10, maxEnv>>10)
 	}
 	return nil
 }
@@ -80,7 +86,7 @@ func checkEnv(env map[string]string) error {
 func (p *Provider) params(s sandbox.Spec, tags map[string]string) *sdk.SandboxCreateParams {
 	c := &sdk.SandboxCreateParams{
 		Name: modalName(s.Name), Tags: encodeTags(tags), Command: shell(entryScript, s.Command...),
-		Env: map[string]string{envVariable: exports(s.Env)}, Workdir: sandbox.Home,
+		Env: packed(s.Env), Workdir: sandbox.Home,
 		CPU: s.CPU, MemoryMiB: s.MemMiB, Regions: s.Regions, Timeout: wholeSeconds(s.Lifetime),
 	}
 	if c.CPU == 0 {

@@ -231,6 +231,8 @@ func testSnapshot(t *testing.T, s *suite) {
 		t.Fatalf("taking a snapshot: %v", err)
 	}
 	s.deleted(ref)
+	_, err = b.Snapshot(s.ctx, -time.Second)
+	s.want("saving it for less than no time", err, sandbox.ErrInvalid)
 	s.sh(b, "echo later >/workspace/later; rm $HOME/file") // the box goes on
 	for range 2 {
 		spec := s.spec()
