@@ -190,6 +190,18 @@ func TestABuildThatFailsSaysWhy(t *testing.T) {
 	}
 }
 
+func TestOfALongLogOnlyTheBeginningIsKept(t *testing.T) {
+	t.Parallel()
+	s := open(t, Options{})
+	if _, err := s.layered().DockerfileCommands([]string{"RUN head -c 3000000 /dev/zero"}, nil).Build(s.ctx, s.app, nil); err != nil {
+		t.Fatal(err)
+	}
+	log := strings.Join(s.Images()[0].Log, "")
+	if len(log) > maxLog+100 || !strings.HasSuffix(log, "left out]\n") {
+		t.Errorf("%d bytes were kept, the end is %q", len(log), log[len(log)-40:])
+	}
+}
+
 func TestSnapshotsExpireAndAreDeleted(t *testing.T) {
 	t.Parallel()
 	s := open(t, Options{})

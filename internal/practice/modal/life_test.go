@@ -144,7 +144,7 @@ func TestNamedSecretsAreGivenToSandboxes(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.client.Secrets.FromName(s.ctx, "keys", &sdk.SecretFromNameParams{RequiredKeys: []string{"OTHER"}}); err == nil || !strings.Contains(err.Error(), "keys") {
+	if _, err := s.client.Secrets.FromName(s.ctx, "keys", &sdk.SecretFromNameParams{RequiredKeys: []string{"OTHER"}}); err == nil || !strings.Contains(err.Error(), "missing key(s): OTHER") {
 		t.Errorf("a key that it does not have: %v", err)
 	}
 	b := s.create(&sdk.SandboxCreateParams{Secrets: []*sdk.Secret{named}})
