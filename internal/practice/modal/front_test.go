@@ -102,6 +102,14 @@ func TestAConnectTokenLeadsToOnePort(t *testing.T) {
 		t.Errorf("the cookie that a query leaves: %d", code)
 	}
 	client.Jar = nil
+	plain, err := b.CreateConnectToken(s.ctx, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, body := get(c.URL, func(r *http.Request) { r.Header.Set("Authorization", "Bearer "+plain.Token) })
+	if strings.Contains(body, userHeader) {
+		t.Errorf("a token without data lets a forged header pass: %q", body)
+	}
 	other, err := b.CreateConnectToken(s.ctx, &sdk.SandboxCreateConnectTokenParams{Port: 9999})
 	if err != nil {
 		t.Fatal(err)
