@@ -159,6 +159,22 @@ func (s *stand) noBuildBoxes() {
 	}
 }
 
+func TestALayerThatOnlySetsOutlivesItsBase(t *testing.T) {
+	t.Parallel()
+	s := open(t, Options{})
+	base := s.layered()
+	i, err := base.DockerfileCommands([]string{"ENV A=b"}, nil).Build(s.ctx, s.app, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.client.Images.Delete(s.ctx, base.ImageID, nil); err != nil {
+		t.Fatal(err)
+	}
+	if got := s.sh(s.createFrom(i, nil), "echo $A"); got != "b\n" {
+		t.Errorf("inside: %q", got)
+	}
+}
+
 func TestABuildThatFailsSaysWhy(t *testing.T) {
 	t.Parallel()
 	s := open(t, Options{})

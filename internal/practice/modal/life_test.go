@@ -47,12 +47,12 @@ func TestASandboxIsReadyWhenItsProbeSaysSo(t *testing.T) {
 func TestAnIdleSandboxEndsAndABusyOneDoesNot(t *testing.T) {
 	t.Parallel()
 	s := open(t, Options{})
-	b := s.create(&sdk.SandboxCreateParams{IdleTimeout: time.Second})
 	busy := s.create(&sdk.SandboxCreateParams{IdleTimeout: time.Second})
 	cmd, err := busy.Exec(s.ctx, []string{"cat"}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
+	b := s.create(&sdk.SandboxCreateParams{IdleTimeout: time.Second}) // later, so that it would end later
 	if _, err := b.Wait(s.ctx, nil); err != nil {
 		t.Fatal(err)
 	}
