@@ -16,10 +16,8 @@ import (
 // build builds an image: its settings always; its RUN steps in a box if there
 // is a filesystem to change.
 func (s *Server) build(ctx context.Context, i *image, env map[string]string) {
-	record, _ := i.snapshot()
-	built, err := s.make(ctx, record, env, func(text string) {
-		i.update(func(r *Image) { r.Log = append(r.Log, text) })
-	})
+	record := i.snapshot()
+	built, err := s.make(ctx, record, env, i.print())
 	result := Result{Status: pb.GenericResult_GENERIC_STATUS_SUCCESS}
 	switch {
 	case err != nil && ctx.Err() != nil:
@@ -28,13 +26,32 @@ func (s *Server) build(ctx context.Context, i *image, env map[string]string) {
 		result = Result{Status: pb.GenericResult_GENERIC_STATUS_FAILURE, Exit: 1, Why: err.Error()}
 		i.update(func(r *Image) { r.Log = append(r.Log, "Image build failed: "+err.Error()+"\n") })
 	}
-	record, _ = i.snapshot()
+	record = i.snapshot()
 	built.Log, built.Result = record.Log, result
 	// Kept before it is told, as everything is.
 	if err := s.save(kindImages, built.ID, built); err != nil {
 		s.log.Error("keeping an image", "image", built.ID, "error", err)
 	}
 	i.update(func(r *Image) { *r = built })
+}
+
+// maxLog bounds what is kept of what a build prints.
+const maxLog = 1 << 20
+
+// print returns the function that adds to an image's log, up to maxLog.
+func (i *image) print() func(string) {
+	size := 0
+	return func(text string) {
+		i.update(func(r *Image) {
+			if size > maxLog {
+				return
+			}
+			if size += len(text); size > maxLog {
+				text = "[the rest of the log is left out]\n"
+			}
+			r.Log = append(r.Log, text)
+		})
+	}
 }
 
 // make fills in the record of an image.

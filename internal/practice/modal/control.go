@@ -3,6 +3,7 @@ package modal
 import (
 	"context"
 	"slices"
+	"strings"
 	"time"
 
 	pb "github.com/modal-labs/modal-client/go/proto/modal_proto"
@@ -27,6 +28,7 @@ type App struct {
 type secret struct {
 	ID, Name string // the name is empty if it is ephemeral
 	Env      map[string]string
+	Created  time.Time
 }
 
 func checkEnvironment(name string) error {
@@ -110,10 +112,12 @@ func (c *control) SecretGetOrCreate(_ context.Context, r *pb.SecretGetOrCreateRe
 			return nil, err
 		}
 	}
-	for _, key := range r.GetRequiredKeys() {
-		if _, ok := k.Env[key]; !ok {
-			return nil, notFound("Secret is missing key(s): %s", key)
-		}
+	missing := slices.DeleteFunc(slices.Clone(r.GetRequiredKeys()), func(key string) bool {
+		_, ok := k.Env[key]
+		return ok
+	})
+	if len(missing) > 0 {
+		return nil, status.Errorf(codes.FailedPrecondition, "Secret is missing key(s): %s", strings.Join(missing, ", "))
 	}
 	return pb.SecretGetOrCreateResponse_builder{SecretId: k.ID}.Build(), nil
 }
@@ -124,7 +128,7 @@ func (s *Server) putSecret(old *secret, r *pb.SecretGetOrCreateRequest) (*secret
 	if old != nil && kind == pb.ObjectCreationType_OBJECT_CREATION_TYPE_CREATE_IF_MISSING {
 		return old, nil
 	}
-	k := &secret{ID: newID("st"), Name: r.GetDeploymentName(), Env: r.GetEnvDict()}
+	k := &secret{ID: newID("st"), Name: r.GetDeploymentName(), Env: r.GetEnvDict(), Created: time.Now().UTC()}
 	if kind == pb.ObjectCreationType_OBJECT_CREATION_TYPE_EPHEMERAL {
 		k.Name = ""
 	} else if old != nil {

@@ -36,30 +36,51 @@
 //
 // # What is faithful
 //
-// Codes and shapes of answers as far as the SDKs see them; names unique among
-// live sandboxes of an app; idempotency of creates (by x-idempotency-key), of
-// commands (by exec id) and of snapshots (by snapshot id); offsets of every
-// stream; TTLs of snapshots; lists paged by time; exit statuses 124 for a
-// lifetime that is over and 137 for a killed sandbox or command.
+//   - Codes and shapes of answers as far as the SDKs see them, and sentences
+//     where the SDK's own tests show them.
+//   - Names unique among live sandboxes of an app; lists paged by time, newest
+//     first; commands idempotent by exec id, snapshots by snapshot id; offsets of
+//     every stream; TTLs of snapshots; the router's tokens and their renewal.
+//   - Ends: 124 when the lifetime is over, 137 when a sandbox or a command is
+//     killed, the entrypoint's own status otherwise; idle timeouts, of which
+//     commands, input and connections are the activity; readiness probes; exit
+//     snapshots.
+//   - Connect tokens by header, query and cookie, to one port, WebSockets too.
 //
-// # What is not
+// # What is assumed, because Modal does not say
+//
+//   - A create that is repeated with the same x-idempotency-key finds the first
+//     one's sandbox.
+//   - A create or a snapshot whose caller leaves goes on.
+//   - A command gets the sandbox's variables.
+//
+// # What is not faithful
 //
 //   - A box sees the host's system read-only and runs as the user agent; only
 //     /home/agent, /workspace, /tmp, /run and /dev/shm are writable, and only the
-//     first two are saved. At Modal everything is root's.
-//   - A box has no network but its loopback, whatever policy it was given:
-//     policies are recorded (Sandbox.Network). CPU is recorded and not enforced;
-//     memory is bounded only by a limit, as at Modal, or by the provider's default.
-//   - A call that is given up goes on here. Whether it does at Modal is not known.
-//   - Everything else (volumes, GPUs, sidecars, memory snapshots, mounts, …)
-//     answers Unimplemented with a sentence.
+//     first two are saved. At Modal everything is root's. The box also shows
+//     local.Program and Options.Boxes.Tools.
+//   - A box has no network but its loopback and Options.Boxes.Control, whatever
+//     policy it was given: policies are checked and recorded (Sandbox.Network).
+//     CPU is recorded and not enforced; memory is bounded by a limit if one was
+//     asked for, else by the provider's default.
+//   - All connect tokens lead to one host and port over plain HTTP; at Modal each
+//     sandbox has a host name. Tunnels are on the loopback; encrypted ones have a
+//     certificate of the stand-in's own (Server.Certificates).
+//   - There are one workspace, with one token, and one environment. Credentials
+//     for registries are not used, and no tag of a registry is unknown.
+//   - Resource usage is what was asked for, over the sandbox's time.
+//   - A PTY is accepted and not given. Watching files is refused.
+//   - Everything else (volumes, GPUs, sidecars, memory snapshots, directory
+//     snapshots and mounts, …) answers Unimplemented with a sentence.
 //
 // # What is kept
 //
 // Each app, secret, image and sandbox is a file in the directory, replaced
-// before a change is answered. Boxes outlive the process: Run finds them again.
-// Running commands (not entrypoints) end with the process, and calls that were
-// recorded and faults are forgotten.
+// before a change is answered. Boxes outlive the process: Run finds them again,
+// and kills what no record wants. Running commands (not entrypoints) and builds
+// end with the process; recorded calls and faults are forgotten. Sandboxes that
+// ended a week ago are forgotten too.
 //
 // # Faults
 //

@@ -102,6 +102,14 @@ func TestAConnectTokenLeadsToOnePort(t *testing.T) {
 		t.Errorf("the cookie that a query leaves: %d", code)
 	}
 	client.Jar = nil
+	plain, err := b.CreateConnectToken(s.ctx, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, body := get(c.URL, func(r *http.Request) { r.Header.Set("Authorization", "Bearer "+plain.Token) })
+	if strings.Contains(body, userHeader) {
+		t.Errorf("a token without data lets a forged header pass: %q", body)
+	}
 	other, err := b.CreateConnectToken(s.ctx, &sdk.SandboxCreateConnectTokenParams{Port: 9999})
 	if err != nil {
 		t.Fatal(err)
@@ -173,8 +181,13 @@ func TestATunnelLeadsToItsPort(t *testing.T) {
 		if err := s.KillBox(s.ctx, b.SandboxID); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := client.Get(url); err == nil {
-			t.Errorf("encrypted %v: a tunnel to an ended sandbox answers", encrypted)
-		}
+		host, port := tunnels[8000].TLSSocket()
+		s.until("the tunnel is closed", func() bool {
+			c, err := net.DialTimeout("tcp", net.JoinHostPort(host, fmt.Sprint(port)), 10*time.Second)
+			if err == nil {
+				c.Close()
+			}
+			return err != nil
+		})
 	}
 }

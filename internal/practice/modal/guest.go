@@ -79,6 +79,7 @@ type guestRequest struct {
 }
 
 const (
+	opReady = "ready" // answers a guestStatus once the entrypoint was started
 	opRead  = "read"  // answers frames: offset (8 bytes), length (4 bytes), bytes
 	opStdin = "stdin" // answers a guestStatus
 	opDial  = "dial"  // tries to connect to a port of the box; answers a guestStatus
@@ -180,6 +181,8 @@ func (g *guest) serve(c net.Conn) {
 			tried.Close()
 		}
 		json.NewEncoder(c).Encode(answer)
+	case opReady: // requests are read only after that
+		json.NewEncoder(c).Encode(guestStatus{})
 	case opWait:
 		<-g.ended
 		json.NewEncoder(c).Encode(g.status)
@@ -268,6 +271,9 @@ func (t *tail) from(offset uint64) (at uint64, data []byte, done bool, changed <
 	return at, slices.Clone(data[:min(len(data), maxFrame)]), t.done, t.changed
 }
 
+// followEvery is how often a silent output is checked for its listener.
+const followEvery = 5 * time.Second
+
 func (t *tail) copyTo(w io.Writer, offset uint64, follow bool) {
 	for {
 		at, data, done, changed := t.from(offset)
@@ -275,8 +281,11 @@ func (t *tail) copyTo(w io.Writer, offset uint64, follow bool) {
 			if done || !follow {
 				return
 			}
-			<-changed
-			continue
+			select {
+			case <-changed:
+				continue
+			case <-time.After(followEvery): // an empty frame shows whether anybody still listens
+			}
 		}
 		frame := binary.BigEndian.AppendUint64(nil, at)
 		frame = binary.BigEndian.AppendUint32(frame, uint32(len(data)))

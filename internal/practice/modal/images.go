@@ -51,12 +51,21 @@ type image struct {
 
 func newImage(record Image) *image { return &image{record: record, changed: make(chan struct{})} }
 
-func (i *image) snapshot() (Image, <-chan struct{}) {
+// snapshot returns a copy of the record.
+func (i *image) snapshot() Image {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	r := i.record
 	r.Commands, r.Steps, r.Log, r.Env = slices.Clone(r.Commands), slices.Clone(r.Steps), slices.Clone(r.Log), maps.Clone(r.Env)
-	return r, i.changed
+	return r
+}
+
+// since returns what a build printed after n pieces, its result if it has one,
+// and what tells of the next change.
+func (i *image) since(n int) (pieces []string, result Result, changed <-chan struct{}) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return slices.Clone(i.record.Log[min(n, len(i.record.Log)):]), i.record.Result, i.changed
 }
 
 func (i *image) update(change func(*Image)) {
@@ -73,7 +82,7 @@ func (s *Server) Images() []Image {
 	defer s.mu.Unlock()
 	list := make([]Image, 0, len(s.images))
 	for _, i := range s.images {
-		record, _ := i.snapshot()
+		record := i.snapshot()
 		list = append(list, record)
 	}
 	slices.SortFunc(list, func(a, b Image) int { return b.Created.Compare(a.Created) })
@@ -88,7 +97,7 @@ func (s *Server) findImage(id string) (*image, error) {
 	if i == nil {
 		return nil, notFound("Image %s not found", id)
 	}
-	if record, _ := i.snapshot(); !record.Expires.IsZero() && time.Now().After(record.Expires) {
+	if record := i.snapshot(); !record.Expires.IsZero() && time.Now().After(record.Expires) {
 		return nil, notFound("Image %s not found: it expired at %s", id, record.Expires.Format(time.RFC3339))
 	}
 	return i, nil
@@ -100,7 +109,7 @@ func (s *Server) usableImage(id string) (Image, error) {
 	if err != nil {
 		return Image{}, err
 	}
-	record, _ := i.snapshot()
+	record := i.snapshot()
 	if record.Result.Status != pb.GenericResult_GENERIC_STATUS_SUCCESS {
 		return Image{}, status.Errorf(codes.FailedPrecondition, "Image %s is not built", id)
 	}
@@ -114,7 +123,7 @@ func (s *Server) Expire(id string) error {
 		return err
 	}
 	i.update(func(r *Image) { r.Expires = time.Now() })
-	record, _ := i.snapshot()
+	record := i.snapshot()
 	return s.save(kindImages, id, record)
 }
 
@@ -132,7 +141,7 @@ func (c *control) ImageDelete(ctx context.Context, r *pb.ImageDeleteRequest) (*e
 	if err != nil {
 		return nil, err
 	}
-	if record, _ := i.snapshot(); record.Result.Status == pb.GenericResult_GENERIC_STATUS_UNSPECIFIED {
+	if record := i.snapshot(); record.Result.Status == pb.GenericResult_GENERIC_STATUS_UNSPECIFIED {
 		return nil, status.Errorf(codes.FailedPrecondition, "Image %s is being built", record.ID)
 	}
 	if err := c.s.dropImage(context.WithoutCancel(ctx), i); err != nil {
@@ -142,7 +151,7 @@ func (c *control) ImageDelete(ctx context.Context, r *pb.ImageDeleteRequest) (*e
 }
 
 func (s *Server) dropImage(ctx context.Context, i *image) error {
-	record, _ := i.snapshot()
+	record := i.snapshot()
 	if record.Ref != "" {
 		if err := s.boxes.Delete(ctx, record.Ref); err != nil {
 			return err
@@ -152,23 +161,6 @@ func (s *Server) dropImage(ctx context.Context, i *image) error {
 	defer s.mu.Unlock()
 	delete(s.images, record.ID)
 	return s.forget(kindImages, record.ID)
-}
-
-// dropExpired removes the images whose time is over.
-func (s *Server) dropExpired(ctx context.Context) error {
-	var errs []error
-	for _, record := range s.Images() {
-		if record.Expires.IsZero() || time.Now().Before(record.Expires) {
-			continue
-		}
-		s.mu.Lock()
-		i := s.images[record.ID]
-		s.mu.Unlock()
-		if i != nil {
-			errs = append(errs, s.dropImage(ctx, i))
-		}
-	}
-	return errors.Join(errs...)
 }
 
 // ImageGetOrCreate finds the image of a recipe or begins to build it.
@@ -197,7 +189,7 @@ func (c *control) ImageGetOrCreate(_ context.Context, r *pb.ImageGetOrCreateRequ
 func (s *Server) cached(recipe string) *Image {
 	var newest *Image
 	for _, i := range s.images {
-		record, _ := i.snapshot()
+		record := i.snapshot()
 		usable := record.Result.Status == pb.GenericResult_GENERIC_STATUS_SUCCESS || record.Result.Status == pb.GenericResult_GENERIC_STATUS_UNSPECIFIED
 		if record.Recipe == recipe && usable && (newest == nil || record.Created.After(newest.Created)) {
 			newest = &record
@@ -257,18 +249,18 @@ func (c *control) ImageJoinStreaming(r *pb.ImageJoinStreamingRequest, out grpc.S
 	defer timeout.Stop()
 	sent := entryNumber(r.GetLastEntryId())
 	for {
-		record, changed := i.snapshot()
-		finished := record.Result.Status != pb.GenericResult_GENERIC_STATUS_UNSPECIFIED
-		for ; sent < len(record.Log); sent++ {
+		pieces, result, changed := i.since(sent)
+		for _, text := range pieces {
+			sent++
 			log := pb.TaskLogs_builder{
-				Data: record.Log[sent], Timestamp: seconds(time.Now()), FileDescriptor: pb.FileDescriptor_FILE_DESCRIPTOR_STDOUT,
+				Data: text, Timestamp: seconds(time.Now()), FileDescriptor: pb.FileDescriptor_FILE_DESCRIPTOR_STDOUT,
 			}.Build()
-			if err := out.Send(pb.ImageJoinStreamingResponse_builder{TaskLogs: []*pb.TaskLogs{log}, EntryId: entryID(sent + 1)}.Build()); err != nil {
+			if err := out.Send(pb.ImageJoinStreamingResponse_builder{TaskLogs: []*pb.TaskLogs{log}, EntryId: entryID(sent)}.Build()); err != nil {
 				return err
 			}
 		}
-		if finished {
-			return out.Send(pb.ImageJoinStreamingResponse_builder{Result: record.Result.proto(), EntryId: entryID(sent), Eof: true}.Build())
+		if done := result.proto(); done != nil {
+			return out.Send(pb.ImageJoinStreamingResponse_builder{Result: done, EntryId: entryID(sent), Eof: true}.Build())
 		}
 		select {
 		case <-changed:

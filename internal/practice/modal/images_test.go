@@ -159,6 +159,22 @@ func (s *stand) noBuildBoxes() {
 	}
 }
 
+func TestALayerThatOnlySetsOutlivesItsBase(t *testing.T) {
+	t.Parallel()
+	s := open(t, Options{})
+	base := s.layered()
+	i, err := base.DockerfileCommands([]string{"ENV A=b"}, nil).Build(s.ctx, s.app, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.client.Images.Delete(s.ctx, base.ImageID, nil); err != nil {
+		t.Fatal(err)
+	}
+	if got := s.sh(s.createFrom(i, nil), "echo $A"); got != "b\n" {
+		t.Errorf("inside: %q", got)
+	}
+}
+
 func TestABuildThatFailsSaysWhy(t *testing.T) {
 	t.Parallel()
 	s := open(t, Options{})
@@ -187,6 +203,18 @@ func TestABuildThatFailsSaysWhy(t *testing.T) {
 	s.noBuildBoxes()
 	if err := build("RUN echo so far; exit 3"); !errors.As(err, new(sdk.RemoteError)) {
 		t.Errorf("a failed build is not built again: %v", err)
+	}
+}
+
+func TestOfALongLogOnlyTheBeginningIsKept(t *testing.T) {
+	t.Parallel()
+	s := open(t, Options{})
+	if _, err := s.layered().DockerfileCommands([]string{"RUN head -c 3000000 /dev/zero"}, nil).Build(s.ctx, s.app, nil); err != nil {
+		t.Fatal(err)
+	}
+	log := strings.Join(s.Images()[0].Log, "")
+	if len(log) > maxLog+100 || !strings.HasSuffix(log, "left out]\n") {
+		t.Errorf("%d bytes were kept, the end is %q", len(log), log[len(log)-40:])
 	}
 }
 

@@ -47,12 +47,12 @@ func TestASandboxIsReadyWhenItsProbeSaysSo(t *testing.T) {
 func TestAnIdleSandboxEndsAndABusyOneDoesNot(t *testing.T) {
 	t.Parallel()
 	s := open(t, Options{})
-	b := s.create(&sdk.SandboxCreateParams{IdleTimeout: time.Second})
 	busy := s.create(&sdk.SandboxCreateParams{IdleTimeout: time.Second})
 	cmd, err := busy.Exec(s.ctx, []string{"cat"}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
+	b := s.create(&sdk.SandboxCreateParams{IdleTimeout: time.Second}) // later, so that it would end later
 	if _, err := b.Wait(s.ctx, nil); err != nil {
 		t.Fatal(err)
 	}
@@ -144,7 +144,7 @@ func TestNamedSecretsAreGivenToSandboxes(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.client.Secrets.FromName(s.ctx, "keys", &sdk.SecretFromNameParams{RequiredKeys: []string{"OTHER"}}); err == nil || !strings.Contains(err.Error(), "keys") {
+	if _, err := s.client.Secrets.FromName(s.ctx, "keys", &sdk.SecretFromNameParams{RequiredKeys: []string{"OTHER"}}); err == nil || !strings.Contains(err.Error(), "missing key(s): OTHER") {
 		t.Errorf("a key that it does not have: %v", err)
 	}
 	b := s.create(&sdk.SandboxCreateParams{Secrets: []*sdk.Secret{named}})

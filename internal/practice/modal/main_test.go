@@ -17,7 +17,7 @@ import (
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // patience bounds each test's waits.
-const patience = 60 * time.Second
+const patience = 2 * time.Minute
 
 // stand is a stand-in that runs, and a client of Modal's own SDK.
 type stand struct {

@@ -61,7 +61,7 @@ func (s *Server) exec(b *box, in sandbox.Box, id string, cmd sandbox.Cmd, keep [
 	b.forgetOld()
 	s.work.Go(func() {
 		defer b.work()()
-		p.run(s.ctx, b.life, in, cmd, read)
+		p.run(s.ctx, in, cmd, read)
 	})
 	return nil
 }
@@ -84,15 +84,11 @@ func (b *box) forgetOld() {
 // or by its timeout.
 const exitKilled = 128 + 9
 
-func (p *process) run(ctx, life context.Context, in sandbox.Box, cmd sandbox.Cmd, stdin *os.File) {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	stop := context.AfterFunc(life, cancel)
-	defer stop()
+func (p *process) run(ctx context.Context, in sandbox.Box, cmd sandbox.Cmd, stdin *os.File) {
 	exit, err := in.Exec(ctx, cmd)
 	if err != nil {
 		exit = exitKilled
-		if !errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
+		if !errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, sandbox.ErrGone) && ctx.Err() == nil {
 			fmt.Fprintln(p.out[1], err)
 		}
 	}

@@ -169,6 +169,14 @@ func TestACommandIsStartedOnceAndReadFromAnyOffset(t *testing.T) {
 	if _, err := router.TaskExecWait(ctx, pb.TaskExecWaitRequest_builder{TaskId: task, ExecId: "two"}.Build()); status.Code(err) != codes.NotFound {
 		t.Errorf("a command that nobody started: %v", err)
 	}
+	connect, err := b.CreateConnectToken(s.ctx, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	wrong := metadata.AppendToOutgoingContext(s.ctx, "authorization", "Bearer "+connect.Token)
+	if _, err := router.TaskExecStart(wrong, start); status.Code(err) != codes.Unauthenticated {
+		t.Errorf("with a token for something else: %v", err)
+	}
 	other := s.create(nil)
 	if _, err := router.TaskExecStart(s.routerContext(other), start); status.Code(err) != codes.PermissionDenied {
 		t.Errorf("with the token of another sandbox: %v", err)

@@ -32,7 +32,7 @@ func probeOf(p *pb.Probe) Probe {
 
 // SandboxWaitUntilReady waits until the probe of a sandbox succeeds.
 func (r *router) SandboxWaitUntilReady(ctx context.Context, q *pb.SandboxWaitUntilReadyTcrRequest) (*pb.SandboxWaitUntilReadyTcrResponse, error) {
-	b, _, err := r.running(ctx, q.GetTaskId())
+	b, in, err := r.running(ctx, q.GetTaskId())
 	if err != nil {
 		return nil, err
 	}
@@ -42,6 +42,10 @@ func (r *router) SandboxWaitUntilReady(ctx context.Context, q *pb.SandboxWaitUnt
 	}
 	ctx, cancel := context.WithTimeout(ctx, time.Duration(float64(q.GetTimeout())*float64(time.Second)))
 	defer cancel()
+	// No probe succeeds before the entrypoint was started.
+	if err := r.s.ask(ctx, in, guestRequest{Op: opReady}, nil, &guestStatus{}); err != nil {
+		return nil, statusOf(err)
+	}
 	tick := time.NewTicker(record.Probe.Interval)
 	defer tick.Stop()
 	for {

@@ -2,6 +2,7 @@ package modal
 
 import (
 	"io"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -9,6 +10,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	sdk "github.com/modal-labs/modal-client/go"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 )
 
 func TestEverythingIsFoundAgainAfterARestart(t *testing.T) {
@@ -154,5 +157,30 @@ func TestABoxWithoutASandboxIsKilledAtTheStart(t *testing.T) {
 	}
 	if slices.Contains(left, b.SandboxID) {
 		t.Errorf("boxes are left: %v", left)
+	}
+}
+
+func TestWhatEndedLongAgoIsForgotten(t *testing.T) {
+	t.Parallel()
+	s := open(t, Options{})
+	b := s.create(&sdk.SandboxCreateParams{Name: "old", Command: []string{"echo", "words"}})
+	if _, err := b.Wait(s.ctx, nil); err != nil {
+		t.Fatal(err)
+	}
+	live := s.create(nil)
+	if err := s.dropOld(time.Now().Add(endedTime)); err != nil {
+		t.Fatal(err)
+	}
+	if left := s.Sandboxes(); len(left) != 1 || left[0].ID != live.SandboxID {
+		t.Errorf("left: %+v", left)
+	}
+	if _, err := b.Poll(s.ctx, nil); status.Code(err) != codes.NotFound {
+		t.Errorf("asking for it: %v", err)
+	}
+	for _, kind := range []string{"sandboxes", "output"} {
+		files, err := filepath.Glob(filepath.Join(s.dir, kind, b.SandboxID+"*"))
+		if err != nil || len(files) > 0 {
+			t.Errorf("files are left: %v, %v", files, err)
+		}
 	}
 }

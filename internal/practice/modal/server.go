@@ -181,25 +181,6 @@ func ignoreClosed(err error) error {
 	return err
 }
 
-// sweepEvery is how often expired images are looked for; they are gone for
-// callers at once.
-const sweepEvery = time.Minute
-
-func (s *Server) sweep(ctx context.Context) error {
-	tick := time.NewTicker(sweepEvery)
-	defer tick.Stop()
-	for {
-		if err := s.dropExpired(ctx); err != nil && ctx.Err() == nil {
-			s.log.WarnContext(ctx, "removing expired images", "error", err)
-		}
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			return nil
-		}
-	}
-}
-
 // newID makes an id as Modal's: a prefix and 26 letters and digits. It must
 // not have 22, which the SDK takes for the older kind of sandbox.
 func newID(prefix string) string { return prefix + "-" + rand.Text() }

@@ -58,7 +58,7 @@ func (s *Server) snapshotCall(b *box, in sandbox.Box, q *pb.TaskSnapshotFilesyst
 	}
 	call := &snapshotCall{done: make(chan struct{})}
 	for _, i := range s.images { // of an earlier process
-		if record, _ := i.snapshot(); record.Snapshot == key {
+		if record := i.snapshot(); record.Snapshot == key {
 			call.image = record.ID
 			close(call.done)
 			return call
@@ -77,7 +77,7 @@ func (s *Server) snapshotCall(b *box, in sandbox.Box, q *pb.TaskSnapshotFilesyst
 
 func (s *Server) saveFilesystem(b *box, in sandbox.Box, key string, ttl time.Duration) (string, error) {
 	of := b.snapshot()
-	ref, err := in.Snapshot(s.ctx, ttl)
+	ref, err := in.Snapshot(s.ctx, max(ttl, 0))
 	if err != nil {
 		return "", err
 	}
@@ -91,7 +91,7 @@ func (s *Server) saveFilesystem(b *box, in sandbox.Box, key string, ttl time.Dur
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if base := s.images[of.Image]; base != nil {
-		from, _ := base.snapshot()
+		from := base.snapshot()
 		record.Env, record.Workdir, record.Registry = from.Env, from.Workdir, from.Registry
 	}
 	if err := s.save(kindImages, record.ID, record); err != nil {
