@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"openinspect/sandbox"
+	"openinspect/sandbox/image"
 	"openinspect/sandbox/local"
 	"openinspect/sandbox/modal"
 )
@@ -92,11 +93,24 @@ func (c *Config) openModal(socket string, log *slog.Logger) (sandboxes, *executa
 	}, program, nil
 }
 
+// The base image of sandboxes at Modal: what the supervisor and OpenCode need.
+const modalFrom = "node:22-trixie-slim"
+
+func modalCommands() []string {
+	opencode := sandbox.Tools + "/opencode"
+	return []string{
+		"RUN apt-get update && apt-get install --yes --no-install-recommends ca-certificates curl git jq perl procps python3 ripgrep" +
+			" && rm -rf /var/lib/apt/lists/*",
+		fmt.Sprintf("RUN mkdir -p %s && cd /tmp && tar -xzf \"$(npm pack --silent opencode-linux-x64@%s)\" package/bin/opencode"+
+			" && install package/bin/opencode %s && rm -rf /tmp/*", sandbox.Tools, image.OpenCodeVersion, opencode),
+	}
+}
+
 func (c *Config) newModal(log *slog.Logger) (*modal.Provider, error) {
 	return modal.New(modal.Options{
 		TokenID: c.ModalTokenID, TokenSecret: c.ModalTokenSecret, Environment: c.ModalEnvironment,
 		App: c.ModalApp, ServerURL: c.ModalServerURL, Control: c.MachineURL, Regions: c.ModalRegions,
-		From: "debian:13-slim", CPU: c.SandboxCPU, MemMiB: c.SandboxMemory, Lifetime: c.SandboxLifetime, Log: log,
+		From: modalFrom, Commands: modalCommands(), CPU: c.SandboxCPU, MemMiB: c.SandboxMemory, Lifetime: c.SandboxLifetime, Log: log,
 	})
 }
 
