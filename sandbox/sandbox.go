@@ -163,9 +163,6 @@ type Gone struct {
 	ID string
 	// Log is the end of what the box's main program printed; it is not trusted.
 	Log string
-	// Saved is where Park left the box's filesystem, if it did: whoever parked it
-	// may have died before it could say so.
-	Saved Ref
 }
 
 // Error implements error.

@@ -137,10 +137,6 @@ func (e *Engine) parkBox(ctx context.Context, session string) error {
 	if err == nil {
 		ref, err = box.Park(ctx)
 	}
-	var gone *sandbox.Gone
-	if errors.As(err, &gone) && gone.Saved != "" { // by somebody who died before it was recorded
-		ref, err = gone.Saved, nil
-	}
 	if errors.Is(err, sandbox.ErrGone) {
 		return e.transact(ctx, func(t *tx) error {
 			return t.parked(ctx, session, b.Box, SandboxLost, b.Ref, "it ended before it could be parked")

@@ -129,9 +129,6 @@ func (p *Provider) gone(ctx context.Context, id string) error {
 		return gone
 	}
 	defer sb.Detach()
-	if tags, err := sb.GetTags(ctx, nil); err == nil {
-		gone.Saved = sandbox.Ref(decodeTags(tags)[tagParked])
-	}
 	hush := func() { sb.Stderr.Close() }
 	stop := context.AfterFunc(ctx, hush)
 	defer stop()
@@ -200,8 +197,12 @@ func (b *box) Info(ctx context.Context) (sandbox.Info, error) {
 	return info, nil
 }
 
-// tagsAtOnce bounds how many boxes List asks for at the same time.
-const tagsAtOnce = 16
+// tagsAtOnce bounds how many boxes List asks for at the same time, and listTime
+// the whole.
+const (
+	tagsAtOnce = 16
+	listTime   = 2 * time.Minute
+)
 
 // List implements sandbox.Provider. Modal lists ids alone, so each box's tags are asked for.
 func (p *Provider) List(ctx context.Context, tags map[string]string) iter.Seq2[sandbox.Info, error] {
@@ -220,6 +221,8 @@ func (p *Provider) List(ctx context.Context, tags map[string]string) iter.Seq2[s
 }
 
 func (p *Provider) list(ctx context.Context, tags map[string]string) ([]sandbox.Info, error) {
+	ctx, cancel := context.WithTimeout(ctx, listTime)
+	defer cancel()
 	app, err := p.app(ctx)
 	if err != nil {
 		return nil, err
