@@ -127,8 +127,8 @@ func TestAControlPlaneKilledWhileModalWorksLeaksNothing(t *testing.T) {
 	r.say("bob", channel, thread, "leave trace second0")
 	prompts := r.waitSettled(thread, 2, 3*time.Minute)
 	killed("the sandbox is saved and runs", func() bool {
-		return slices.ContainsFunc(modal.Sandboxes(), func(s practicemodal.Sandbox) bool {
-			return s.Ended.IsZero() && s.Tags["openinspect.parked"] != ""
+		return r.sandboxState(session) == "parking" && slices.ContainsFunc(modal.Images(), func(i practicemodal.Image) bool {
+			return slices.ContainsFunc(modal.Sandboxes(), func(s practicemodal.Sandbox) bool { return s.ID == i.Sandbox && s.Ended.IsZero() })
 		})
 	})
 	last := r.parked(session)
