@@ -13,7 +13,7 @@ import (
 )
 
 // errRefused is why nothing works until a person does something.
-var errRefused = errors.New("Modal refuses the token: check MODAL_TOKEN_ID, MODAL_TOKEN_SECRET and MODAL_ENVIRONMENT")
+var errRefused = errors.New("the token is refused by Modal: check MODAL_TOKEN_ID, MODAL_TOKEN_SECRET and MODAL_ENVIRONMENT")
 
 // translate turns an error of the SDK into one that callers decide by. What is
 // neither gone, full nor wrong stays as it is: it may go well another time.
