@@ -4,7 +4,7 @@
 # bench  the benchmarks, with a table at the end
 # live-modal  the providers' suite against Modal itself, which costs money
 # Each does all its own set-up.
-.PHONY: run test check bench live-modal build readme pictures
+.PHONY: run test check bench live-modal build dockerfile readme pictures
 
 GO ?= go
 export CGO_ENABLED ?= 0
@@ -33,7 +33,7 @@ check:
 	$(GO) vet -tags live ./sandbox/modal
 	$(GO) tool staticcheck ./...
 	@dead=$$($(GO) tool deadcode -test ./...); [ -z "$$dead" ] || { echo "dead code:"; echo "$$dead"; exit 1; }
-	$(GO) test -run 'TestPackagesImportOnlyWhatTheDesignAllows|TestReadme' .
+	$(GO) test -run 'TestPackagesImportOnlyWhatTheDesignAllows|TestReadme|TestTheDockerfile' . ./sandbox/image
 	@echo "check: ok"
 
 bench:
@@ -44,6 +44,10 @@ live-modal:
 	@[ -n "$$MODAL_TOKEN_ID" ] && [ -n "$$MODAL_TOKEN_SECRET" ] || { \
 	  echo "live-modal: set MODAL_TOKEN_ID and MODAL_TOKEN_SECRET to a token of a workspace of Modal's (and MODAL_ENVIRONMENT, if it is not the default one)" >&2; exit 1; }
 	$(GO) test -count=1 -timeout 30m -tags live -v -run '^TestLive$$' ./sandbox/modal
+
+# dockerfile writes sandbox/image/Dockerfile, of the base image of sandboxes.
+dockerfile:
+	@$(GO) test -count=1 -run TestTheDockerfile ./sandbox/image -update
 
 # readme writes the tables, pictures the screenshots, that README shows.
 readme: build

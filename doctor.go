@@ -19,6 +19,7 @@ import (
 	"openinspect/internal/github"
 	"openinspect/internal/postgres"
 	"openinspect/sandbox"
+	"openinspect/sandbox/image"
 	"openinspect/sandbox/local"
 )
 
@@ -27,6 +28,20 @@ import (
 type diagnosis struct {
 	name  string
 	check func(context.Context) (string, error)
+}
+
+// toolsMissing is what local sandboxes lack of the base image: not wrong for
+// everybody, so a warning.
+type toolsMissing []string
+
+func (m toolsMissing) Error() string { return strings.Join(m, "\n") }
+
+// checkTools looks for the base image's tools on this machine, whose /usr local sandboxes see.
+func checkTools(context.Context) (string, error) {
+	if missing := image.Missing(); len(missing) > 0 {
+		return "", toolsMissing(missing)
+	}
+	return "local sandboxes have all that the base image has", nil
 }
 
 // checks lists what there is to look at in a configuration.
@@ -45,6 +60,7 @@ func (c *Config) checks(log *slog.Logger) []diagnosis {
 	return append(all,
 		diagnosis{"OpenCode", c.checkOpenCode},
 		diagnosis{"ripgrep", checkRipgrep},
+		diagnosis{"tools", checkTools},
 		diagnosis{"sandboxes", func(ctx context.Context) (string, error) { return checkSandboxes(ctx, log, c.LocalUnisolated) }},
 	)
 }

@@ -16,6 +16,7 @@ import (
 	"openinspect/sandbox/image"
 	"openinspect/sandbox/local"
 	"openinspect/sandbox/modal"
+	"openinspect/sessions"
 )
 
 // The values of SANDBOX_PROVIDER.
@@ -62,7 +63,7 @@ func (c *Config) openLocal(ctx context.Context, dir, socket string, log *slog.Lo
 		Dir: filepath.Join(dir, "sandboxes"), Control: socket, Binary: selfPath(),
 		Tools:    map[string]string{sandbox.Tools + "/opencode": opencode},
 		Lifetime: c.SandboxLifetime, MemMiB: c.SandboxMemory,
-		MaxBoxes: c.MaxSandboxes, Unisolated: c.LocalUnisolated == "yes", Log: log,
+		MaxBoxes: c.MaxSandboxes + imageBuilds, Unisolated: c.LocalUnisolated == "yes", Log: log,
 	})
 	if err != nil {
 		return sandboxes{}, err
@@ -93,24 +94,12 @@ func (c *Config) openModal(socket string, log *slog.Logger) (sandboxes, *executa
 	}, program, nil
 }
 
-// The base image of sandboxes at Modal: what the supervisor and OpenCode need.
-const modalFrom = "node:22-trixie-slim"
-
-func modalCommands() []string {
-	opencode := sandbox.Tools + "/opencode"
-	return []string{
-		"RUN apt-get update && apt-get install --yes --no-install-recommends ca-certificates curl git jq perl procps python3 ripgrep" +
-			" && rm -rf /var/lib/apt/lists/*",
-		fmt.Sprintf("RUN mkdir -p %s && cd /tmp && tar -xzf \"$(npm pack --silent opencode-linux-x64@%s)\" package/bin/opencode"+
-			" && install package/bin/opencode %s && rm -rf /tmp/*", sandbox.Tools, image.OpenCodeVersion, opencode),
-	}
-}
-
 func (c *Config) newModal(log *slog.Logger) (*modal.Provider, error) {
+	base := image.Base()
 	return modal.New(modal.Options{
 		TokenID: c.ModalTokenID, TokenSecret: c.ModalTokenSecret, Environment: c.ModalEnvironment,
 		App: c.ModalApp, ServerURL: c.ModalServerURL, Control: c.MachineURL, Regions: c.ModalRegions,
-		From: modalFrom, Commands: modalCommands(), CPU: c.SandboxCPU, MemMiB: c.SandboxMemory, Lifetime: c.SandboxLifetime, Log: log,
+		From: base.From, Commands: base.Commands, CPU: c.SandboxCPU, MemMiB: c.SandboxMemory, Lifetime: c.SandboxLifetime, Log: log,
 	})
 }
 
@@ -224,7 +213,11 @@ func (c *control) endSandboxes() error {
 			return fmt.Errorf("looking for sandboxes to end: %w", err)
 		}
 		box, err := c.provider.Attach(ctx, info.ID)
-		if err == nil {
+		switch {
+		case err != nil:
+		case info.Tags[sessions.TagBuild] != "": // nobody continues it
+			err = box.Kill(ctx)
+		default:
 			_, err = box.Park(ctx)
 		}
 		if err != nil && !errors.Is(err, sandbox.ErrGone) {

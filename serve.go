@@ -26,6 +26,7 @@ import (
 	"openinspect/internal/seal"
 	"openinspect/migrations"
 	"openinspect/sandbox"
+	"openinspect/sandbox/image"
 	"openinspect/sessions"
 	"openinspect/web"
 )
@@ -114,6 +115,9 @@ func (c *control) openDatabase(ctx context.Context) (err error) {
 	return migrations.Up(ctx, c.db.DB)
 }
 
+// imageBuilds is how many images this process builds at once.
+const imageBuilds = 1
+
 // buildEngine makes the core.
 func (c *control) buildEngine(ctx context.Context, key *seal.Key, route modelRoute) (err error) {
 	cfg := c.cfg
@@ -130,9 +134,18 @@ func (c *control) buildEngine(ctx context.Context, key *seal.Key, route modelRou
 		PromptTimeout: cfg.PromptTimeout, SetupTimeout: cfg.SetupTimeout, ModelSilence: cfg.ModelSilence, BootTimeout: cfg.BootTimeout,
 		ParkAfter: cfg.ParkAfter, MaxQueue: cfg.MaxQueue, MaxSandboxes: cfg.MaxSandboxes,
 		MaxSpares: cfg.MaxSpares, PoolSize: cfg.PoolSize, SpareDayUSD: cfg.SpareDayBudget,
+		ImageBuilds: c.imageBuilds(), ImageRecipe: image.Base().Version(),
 		SessionBudgetUSD: cfg.SessionBudget, PersonDayBudgetUSD: cfg.PersonDayBudget, DayBudgetUSD: cfg.DayBudget,
 	})
 	return err
+}
+
+// imageBuilds is as the engine wants it: an unisolated box is the only one at a time.
+func (c *control) imageBuilds() int {
+	if c.cfg.LocalUnisolated == "yes" {
+		return -1
+	}
+	return imageBuilds
 }
 
 // buildSurfaces makes the bot, the pages, the doors and their listeners.

@@ -30,16 +30,29 @@ func (b *Bot) onHomeOpened(ctx context.Context, e *event) error {
 }
 
 func (b *Bot) publishHome(ctx context.Context, user string, by sessions.Person, refusal string) error {
-	view := homeView{Refusal: refusal, Name: b.self.name, Person: by, ConnectURL: b.cfg.PublicURL + connectPath, PageURL: b.pageURL}
+	view := homeView{Refusal: refusal, Name: b.self.name, Person: by, ConnectURL: b.cfg.PublicURL + connectPath, PageURL: b.pageURL,
+		ImageURL: func(repository string) string { return b.cfg.PublicURL + "/repositories/" + repository + "/image" }}
 	if refusal == "" {
 		var err error
 		if view.Sessions, err = b.engine.Sessions(ctx, by.ID, homeSessions, 0); err != nil {
+			return err
+		}
+		if view.Failing, err = b.failingFor(ctx, by); err != nil {
 			return err
 		}
 	}
 	_, err := b.api.PublishViewContext(ctx, slack.PublishViewContextRequest{UserID: user,
 		View: slack.HomeTabViewRequest{Type: slack.VTHomeTab, Blocks: slack.Blocks{BlockSet: renderHome(view)}}})
 	return err
+}
+
+// failingFor reads what an administrator is told about images; others are told nothing.
+func (b *Bot) failingFor(ctx context.Context, by sessions.Person) ([]sessions.Build, error) {
+	admin, err := b.engine.Administers(ctx, by.ID)
+	if err != nil || !admin {
+		return nil, err
+	}
+	return b.engine.FailingBuilds(ctx)
 }
 
 // connectPath is the page on which a person connects GitHub.
@@ -51,8 +64,10 @@ type homeView struct {
 	Name       string
 	Person     sessions.Person
 	Sessions   []sessions.Summary
+	Failing    []sessions.Build // images that cannot be built, for administrators
 	ConnectURL string
 	PageURL    func(session string) string
+	ImageURL   func(repository string) string
 }
 
 func renderHome(v homeView) []slack.Block {
@@ -67,8 +82,9 @@ func renderHome(v homeView) []slack.Block {
 		slack.NewDividerBlock(),
 		githubSection(v),
 		slack.NewDividerBlock(),
-		slack.NewHeaderBlock(plain("Your sessions")),
 	}
+	blocks = append(blocks, failingSections(v)...)
+	blocks = append(blocks, slack.NewHeaderBlock(plain("Your sessions")))
 	if len(v.Sessions) == 0 {
 		return append(blocks, section("None yet."))
 	}
@@ -91,6 +107,28 @@ func githubSection(v homeView) slack.Block {
 		block.Accessory = slack.NewAccessory(linkButton(label, v.ConnectURL))
 	}
 	return block
+}
+
+// mostFailing is how many images that cannot be built App Home names.
+const mostFailing = 10
+
+// failingSections say whose images cannot be built, and where to see why.
+func failingSections(v homeView) []slack.Block {
+	var blocks []slack.Block
+	for i, b := range v.Failing {
+		if i == mostFailing {
+			blocks = append(blocks, section(fmt.Sprintf("… and those of %d more repositories.", len(v.Failing)-i)))
+			break
+		}
+		block := section(fmt.Sprintf("⚠️ The image of *%s* cannot be built: %s Sessions there go on with the last good one, or begin with a clone.",
+			escape(b.Repository), escape(clip(b.Reason, 300))))
+		block.Accessory = slack.NewAccessory(linkButton("See the log", v.ImageURL(b.Repository)))
+		blocks = append(blocks, block)
+	}
+	if len(blocks) > 0 {
+		blocks = append(blocks, slack.NewDividerBlock())
+	}
+	return blocks
 }
 
 func sessionLine(v homeView, s sessions.Summary) string {

@@ -240,6 +240,43 @@ func TestTheBotGreetsAChannelOnceAndShowsItsHome(t *testing.T) {
 	})
 }
 
+func TestAppHomeTellsAdministratorsWhichImagesCannotBeBuilt(t *testing.T) {
+	t.Parallel()
+	tw := newTown(t, noSandboxes)
+	if _, err := tw.DB.Exec(`insert into images (id, repository, why, state, reason, queued_at, ended_at)
+		values ('b', 'acme/greeter', 'testing', 'failed', '.openinspect/setup.sh failed.', now(), now())`); err != nil {
+		t.Fatal(err)
+	}
+	home := func(user string) string {
+		t.Helper()
+		if err := tw.slack.OpenHomeAs(user, "home"); err != nil {
+			t.Fatal(err)
+		}
+		var text string
+		sessionstest.Eventually(t, "App Home is shown", func() bool {
+			shown, ok := tw.slack.Home(user)
+			text = string(shown.JSON)
+			return ok && strings.Contains(text, "Your sessions")
+		})
+		return text
+	}
+	if text := home(tw.bob); strings.Contains(text, "cannot be built") {
+		t.Errorf("Bob, who is no administrator, is shown %s", text)
+	}
+	home(tw.alice)
+	if _, err := tw.DB.Exec(`update people set admin = true where slack_user = $1`, tw.alice); err != nil {
+		t.Fatal(err)
+	}
+	if err := tw.slack.OpenHomeAs(tw.alice, "home"); err != nil {
+		t.Fatal(err)
+	}
+	sessionstest.Eventually(t, "App Home names the image and where to look", func() bool {
+		shown, ok := tw.slack.Home(tw.alice)
+		return ok && strings.Contains(string(shown.JSON), "acme/greeter") && strings.Contains(string(shown.JSON), "setup.sh failed") &&
+			strings.Contains(string(shown.JSON), "https://inspect.test/repositories/acme/greeter/image")
+	})
+}
+
 func TestAnOutageOfSocketModeIsNotNoticed(t *testing.T) {
 	t.Parallel()
 	tw := newTown(t, noSandboxes, option{workspace: func(o *practice.Options) {

@@ -92,7 +92,7 @@ func endingOf(report sandbox.BodySettled) ending {
 func (a *actor) phase(ctx context.Context, t *tx, s Session, p sandbox.BodyPhase) error {
 	switch {
 	case p.State == "failed":
-		return t.bootFailed(ctx, s, phaseReason(p), "booting", "starting")
+		return t.phaseFailed(ctx, s, phaseReason(p))
 	case p.Phase == sandbox.PhaseReady && p.State == "done":
 		res, err := t.ExecContext(ctx, `
 			update sandboxes set state = 'ready', state_at = now(), phase = $2, failures = 0, reason = '', retry_at = null
@@ -117,8 +117,25 @@ func (a *actor) phase(ctx context.Context, t *tx, s Session, p sandbox.BodyPhase
 		next = sandbox.PhaseAgent
 	}
 	_, err := t.ExecContext(ctx, `update sandboxes set phase = $2 where session_id = $1 and phase <> $2
-		and ($2 <> $4 or phase in ('', $3))`, s.ID, next, p.Phase, sandbox.PhaseAgent)
+		and state in ('starting', 'booting') and ($2 <> $4 or phase in ('', $3))`, s.ID, next, p.Phase, sandbox.PhaseAgent)
 	return err
+}
+
+// phaseFailed ends a boot that cannot succeed. A box that is ready already, in
+// which the agent reads before the repository is up to date, fails as well, and
+// with it the prompt that runs.
+func (t *tx) phaseFailed(ctx context.Context, s Session, reason string) error {
+	var running []string
+	err := t.SelectContext(ctx, &running, `select id from prompts where session_id = $1 and state = 'running'`, s.ID)
+	if err != nil {
+		return fmt.Errorf("reading what runs in %s: %w", s.ID, err)
+	}
+	for _, id := range running {
+		if _, err := t.settle(ctx, s, id, ending{state: Failed, reason: reason, retry: true}); err != nil {
+			return err
+		}
+	}
+	return t.bootFailed(ctx, s, reason, SandboxStarting, SandboxBooting, SandboxReady)
 }
 
 // phaseReason says in a sentence what went wrong, with the end of what was printed.

@@ -13,6 +13,8 @@
 //	          any of starting, booting, ready, parking ──> lost | failed
 //	session   open ──> archived ──> open
 //	spare     starting ──> booting ──> ready, any of them ──> taken | ended
+//	build     queued ──> building ──> saving ──> succeeded | failed (see images.go)
+//	image     none ──> ready ──> removing ──> gone
 //
 // Everything that comes in goes through Accept and its sisters: one transaction
 // that inserts the dedupe key, the effect, its events and what to tell people.
@@ -51,9 +53,20 @@
 // files of its own takes a spare of its repository instead, if one is there
 // (spares.go).
 //
+// A session's first box starts from the newest image of its repository, or, if
+// there is none or the provider has lost it, from the base image with a clone. An
+// image is built for repositories that had a session lately: when the default
+// branch has moved (looked at every half hour, and when RepositoryChanged says so),
+// when what it is made of changed, and before the provider may forget it. A build
+// that fails leaves the last good image in use. The start of a box notes its image
+// in the transaction that claims it, and an image is removed only while no start
+// holds it. What a builder saved and could not record any more is nobody's: the
+// provider forgets it after sandbox.KeepImage.
+//
 // Files: accept, steer (edit, cancel, stop, retry), repository, naming, choose
 // are what people ask for; bridge, actor, parts, calls are the actor; start,
-// park, watch are the sandbox's life, spares what waits for a session; settle, log, outbox are what everybody
+// park, watch are the sandbox's life, spares what waits for a session, images_* what
+// both begin from; settle, log, outbox are what everybody
 // writes through; feed, gossip are the readers; pulls, github, people are whom
 // effects belong to.
 //

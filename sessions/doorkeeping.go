@@ -31,12 +31,29 @@ func (e *Engine) Authenticate(ctx context.Context, token string) (Grant, error) 
 		from sandboxes b join sessions s on s.id = b.session_id join repositories r on r.name = s.repository
 		where b.token_hash = $1 and b.state in ('starting', 'booting', 'ready', 'parking')`, hashOf(token))
 	if errors.Is(err, sql.ErrNoRows) {
-		return e.authenticateSpare(ctx, token)
+		g, err := e.authenticateSpare(ctx, token)
+		if errors.Is(err, ErrNotFound) {
+			return e.authenticateBuild(ctx, token)
+		}
+		return g, err
 	}
 	if err != nil {
 		return Grant{}, fmt.Errorf("checking a sandbox's token: %w", err)
 	}
 	return Grant{Session: s.ID, Repository: s.Repository, Branch: Session{ID: s.ID}.Branch(), DefaultBranch: s.Default}, nil
+}
+
+// authenticateBuild returns what the token of a box allows in which an image is
+// built: to read its repository.
+func (e *Engine) authenticateBuild(ctx context.Context, token string) (Grant, error) {
+	var b build
+	err := e.db.GetContext(ctx, &b, `
+		select i.id, i.repository, r.default_branch, i.epoch from images i join repositories r on r.name = i.repository
+		where i.token_hash = $1 and i.state = 'building'`, hashOf(token))
+	if err != nil {
+		return Grant{}, fmt.Errorf("checking a sandbox's token: %w", notFound(err))
+	}
+	return Grant{Session: e.buildBox(b).Name, Repository: b.Repository, DefaultBranch: b.Branch}, nil
 }
 
 // Pushed records the head of the session's branch as the code host reported it.

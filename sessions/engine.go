@@ -26,6 +26,9 @@ type Config struct {
 	Chooser   Chooser          // may be nil
 	Seal      *seal.Key        // seals people's tokens at rest
 	Scrub     []string         // secret values that never leave (I10)
+	// ImageRecipe names what the base image is made of: images of repositories are
+	// built anew when it changes.
+	ImageRecipe string
 
 	Model, SmallModel string // provider/model names for the agent
 	Protocol          string // openai or anthropic
@@ -42,6 +45,7 @@ type Config struct {
 	MaxQueue      int           // open prompts of a session; default 50
 	MaxPrompt     int           // characters of a prompt, whatever the script; default 100,000
 	MaxSandboxes  int           // live at once; default 20
+	ImageBuilds   int           // images that this replica builds at once; default 1, negative: there are no images
 
 	MaxSpares   int     // sandboxes that wait for a session, at most; 0: none
 	PoolSize    int     // of them, for one busy repository without anybody's asking; 0: none
@@ -66,6 +70,9 @@ func (c Config) withDefaults() Config {
 		if *field <= 0 {
 			*field = value
 		}
+	}
+	if c.ImageBuilds == 0 {
+		c.ImageBuilds = 1
 	}
 	return c
 }
@@ -115,6 +122,8 @@ type tempo struct {
 	notify    time.Duration // between two notifications to other replicas
 	refresh   time.Duration // between two looks at the code host's repositories
 	stopAgain time.Duration // a stop that the box has not confirmed is repeated
+	images    time.Duration // between two looks at which images are wanted
+	buildLog  time.Duration // between two writes of a build's log
 }
 
 var defaultTempo = tempo{
@@ -123,6 +132,7 @@ var defaultTempo = tempo{
 	choose: 3 * time.Second, call: 45 * time.Second, retry: 2 * time.Second,
 	parts: 200 * time.Millisecond, notify: 20 * time.Millisecond,
 	refresh: 5 * time.Minute, stopAgain: 5 * time.Second,
+	images: 5 * time.Second, buildLog: time.Second,
 }
 
 // New makes an Engine over a migrated database.
@@ -145,6 +155,8 @@ func (e *Engine) Run(ctx context.Context) error {
 	g.Go(func() error { return e.startSandboxes(ctx) })
 	g.Go(func() error { return e.startSpares(ctx) })
 	g.Go(func() error { return e.HoldLease(ctx, "watch", e.watch) })
+	g.Go(func() error { return e.HoldLease(ctx, "images", e.planImages) })
+	g.Go(func() error { return e.buildImages(ctx) })
 	g.Go(func() error { return e.HoldLease(ctx, surfaceForge, e.deliverToForge) })
 	if err := g.Wait(); err != nil && !errors.Is(err, context.Canceled) {
 		return err

@@ -19,6 +19,8 @@ func Hasten(e *Engine) {
 	e.tempo.call = 2 * time.Second
 	e.tempo.retry = 20 * time.Millisecond
 	e.tempo.stopAgain = 200 * time.Millisecond
+	e.tempo.images = 30 * time.Millisecond
+	e.tempo.buildLog = 20 * time.Millisecond
 }
 
 // Names for tests of single parts.

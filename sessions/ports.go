@@ -21,6 +21,10 @@ type Forge interface {
 	CompareURL(pr NewPullRequest) string
 	// RemoteURL is what a clone of the repository shows as origin.
 	RemoteURL(repository string) string
+	// BranchHead returns the commit that a branch is at, with the App's own reading
+	// rights. last is what it returned before, if anything: code hosts that are told
+	// answer cheaply when nothing has changed.
+	BranchHead(ctx context.Context, repository, branch, last string) (string, error)
 	// Refresh exchanges a refresh token: both old tokens are dead afterwards.
 	// A *Problem means that the person has to link again.
 	Refresh(ctx context.Context, refreshToken string) (GitHubTokens, error)

@@ -268,7 +268,7 @@ func (e *Engine) expectLikeliest(ctx context.Context, q question) error {
 // spareBox is the box of a spare.
 func (e *Engine) spareBox(s spareClaim) sandbox.Spec {
 	return sandbox.Spec{
-		Name: fmt.Sprintf("spare-%s-%d", s.ID, s.Try), From: sandbox.Ref(s.Ref), Command: e.cfg.Command,
+		Name: fmt.Sprintf("spare-%s-%d", s.ID, s.Try), From: s.image.Ref, Command: e.cfg.Command,
 		Env:  map[string]string{sandbox.EnvToken: s.token, sandbox.EnvControl: e.cfg.Control},
 		Tags: map[string]string{tagSpare: s.ID},
 	}

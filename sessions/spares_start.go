@@ -20,9 +20,9 @@ const sparesAtOnce = 2
 type spareClaim struct {
 	ID         string `db:"id"`
 	Repository string `db:"repository"`
-	Ref        string `db:"ref"`
 	Try        int    `db:"try"`
 	token      string
+	image      image // of the repository, if there is one
 }
 
 // startSpares starts the spares that are wanted. Any replica may.
@@ -62,20 +62,33 @@ func (e *Engine) startSpares(ctx context.Context) error {
 // claimSpare claims the start of a spare, or returns nil. Each try has a token of
 // its own: what an earlier starter left is not served any more.
 func (e *Engine) claimSpare(ctx context.Context) (*spareClaim, error) {
-	c := spareClaim{token: rand.Text() + rand.Text()}
-	err := e.db.GetContext(ctx, &c, `
-		update spares set token_hash = $1, holder = $2, held_until = now() + make_interval(secs => $3),
-			claimed_at = coalesce(claimed_at, now()), try = try + 1
-		where id = (select id from spares where state = 'starting' and box = '' and coalesce(held_until, '-infinity') < now()
-			order by created_at limit 1 for no key update skip locked)
-		returning id, repository, ref, try`, hashOf(c.token), e.cfg.Replica, seconds(e.tempo.lease))
-	if errors.Is(err, sql.ErrNoRows) {
-		return nil, nil
-	}
+	var c *spareClaim
+	err := e.transact(ctx, func(t *tx) error {
+		c = nil
+		next := spareClaim{token: rand.Text() + rand.Text()}
+		err := t.GetContext(ctx, &next, `
+			update spares set token_hash = $1, holder = $2, held_until = now() + make_interval(secs => $3),
+				claimed_at = coalesce(claimed_at, now()), try = try + 1
+			where id = (select id from spares where state = 'starting' and box = '' and coalesce(held_until, '-infinity') < now()
+				order by created_at limit 1 for no key update skip locked)
+			returning id, repository, try`, hashOf(next.token), e.cfg.Replica, seconds(e.tempo.lease))
+		if errors.Is(err, sql.ErrNoRows) {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("claiming a spare sandbox: %w", err)
+		}
+		c = &next
+		if c.image, err = t.newestImage(ctx, c.Repository); err != nil {
+			return err
+		}
+		_, err = t.ExecContext(ctx, `update spares set ref = $2 where id = $1`, c.ID, string(c.image.Ref))
+		return err
+	})
 	if err != nil {
-		return nil, fmt.Errorf("claiming a spare sandbox: %w", err)
+		return nil, err
 	}
-	return &c, nil
+	return c, nil
 }
 
 // startSpare starts the box and records it, with whoever has it by now.
@@ -95,7 +108,16 @@ func (e *Engine) startSpare(ctx context.Context, c spareClaim) {
 	if err != nil && ctx.Err() == nil {
 		reason := e.scrub.text(storable(err.Error()))
 		e.log.Warn("a spare sandbox was not started", "repository", c.Repository, "err", reason)
-		if err := e.transact(ctx, func(t *tx) error { return t.endSpare(ctx, c.ID, spareEnded, reason) }); err != nil && ctx.Err() == nil {
+		gone := errors.Is(err, sandbox.ErrGone) && c.image.ID != ""
+		err := e.transact(ctx, func(t *tx) error {
+			if gone {
+				if err := t.imageGone(ctx, c.image.ID); err != nil {
+					return err
+				}
+			}
+			return t.endSpare(ctx, c.ID, spareEnded, reason)
+		})
+		if err != nil && ctx.Err() == nil {
 			e.log.Warn("the end of a spare sandbox could not be recorded; its claim runs out", "spare", c.ID, "err", err)
 		}
 	}

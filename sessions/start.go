@@ -1,6 +1,7 @@
 package sessions
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"database/sql"
@@ -70,7 +71,8 @@ type claim struct {
 	session    string
 	generation int64
 	token      string
-	from       sandbox.Ref
+	from       sandbox.Ref // the session's own files, if it has any
+	image      image       // else the repository's image, if there is one
 	failures   int
 	reason     string // why an earlier start was put off
 	again      bool   // an earlier starter may have started the box: look first
@@ -183,12 +185,16 @@ func (t *tx) waitForCapacity(ctx context.Context, c candidate, reason string) er
 // newGeneration begins a start: from now on the new token is the only valid one.
 func (e *Engine) newGeneration(ctx context.Context, t *tx, next candidate) (*claim, error) {
 	c := &claim{session: next.Session, token: rand.Text() + rand.Text(), from: sandbox.Ref(next.Ref), failures: next.Failures, reason: next.Reason}
-	err := t.GetContext(ctx, &c.generation, `
+	var err error
+	if c.image, err = t.imageFor(ctx, next); err != nil {
+		return nil, err
+	}
+	err = t.GetContext(ctx, &c.generation, `
 		update sandboxes set epoch = epoch + 1, generation = epoch + 1, state = 'starting', state_at = now(), claimed_at = now(),
 			reason = '', token_hash = $2, box = '', spare = '', wanted_until = null, boot = '', phase = '', born_at = null, heartbeat_at = null, looked_at = null,
-			busy = false, retry_at = null, holder = $3, held_until = now() + make_interval(secs => $4)
+			busy = false, retry_at = null, holder = $3, held_until = now() + make_interval(secs => $4), image = $5
 		where session_id = $1 returning generation`,
-		next.Session, hashOf(c.token), e.cfg.Replica, seconds(e.tempo.lease))
+		next.Session, hashOf(c.token), e.cfg.Replica, seconds(e.tempo.lease), c.image.ID)
 	if err != nil {
 		return nil, fmt.Errorf("claiming the start of %s: %w", next.Session, err)
 	}
@@ -274,7 +280,7 @@ func (e *Engine) startBox(ctx context.Context, c *claim) (sandbox.Box, error) {
 // sessionBox is the box that a claim asks for.
 func (e *Engine) sessionBox(c claim) sandbox.Spec {
 	return sandbox.Spec{
-		Name: fmt.Sprintf("inspect-%s-%d", c.session, c.generation), From: c.from, Command: e.cfg.Command,
+		Name: fmt.Sprintf("inspect-%s-%d", c.session, c.generation), From: cmp.Or(c.from, c.image.Ref), Command: e.cfg.Command,
 		Env:  map[string]string{sandbox.EnvToken: c.token, sandbox.EnvControl: e.cfg.Control},
 		Tags: map[string]string{tagSession: c.session, tagEpoch: strconv.FormatInt(c.generation, 10)},
 	}
@@ -349,6 +355,8 @@ func (t *tx) startFailed(ctx context.Context, c claim, cause error) error {
 		return t.waitForCapacity(ctx, back, noRoom)
 	case errors.Is(cause, sandbox.ErrGone) && c.from != "":
 		return t.unclaim(ctx, c, SandboxLost, "", "its saved files are gone: starting from the branch")
+	case errors.Is(cause, sandbox.ErrGone) && c.image.ID != "":
+		return t.startWithoutImage(ctx, c)
 	case errors.Is(cause, sandbox.ErrInvalid):
 		return t.bootFailed(ctx, s, "The sandbox cannot be started: "+reason, "starting")
 	}

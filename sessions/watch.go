@@ -373,9 +373,7 @@ func (e *Engine) endBox(ctx context.Context, b silentBox) (sandbox.Ref, error) {
 	return "", nil
 }
 
-// killOrphans ends boxes that the provider knows and no session wants: of an
-// earlier generation, or of a sandbox that is no more. Boxes of sessions that
-// this database does not have belong to somebody else.
+// killOrphans ends boxes that the provider knows and nobody wants.
 func (e *Engine) killOrphans(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, providerCall)
 	defer cancel()
@@ -401,18 +399,22 @@ func (e *Engine) killOrphans(ctx context.Context) error {
 	return nil
 }
 
-// orphaned says whether nobody wants the box.
+// orphaned says whether nobody wants the box: it is of an earlier generation, or
+// of a sandbox, a spare or a build that is no more. Boxes of what this database
+// does not have belong to somebody else.
 func (e *Engine) orphaned(ctx context.Context, info sandbox.Info) (bool, error) {
 	if spare := info.Tags[tagSpare]; spare != "" {
 		return e.orphanedSpare(ctx, spare, info.ID)
 	}
-	generation, err := strconv.ParseInt(info.Tags[tagEpoch], 10, 64)
-	if err != nil {
-		return false, nil // it is not of this kind of program
-	}
 	var orphan bool
-	err = e.db.GetContext(ctx, &orphan, `select exists (select from sandboxes where session_id = $1
-		and (generation > $2 or state in ('none', 'parked', 'lost', 'failed')))`, info.Tags[tagSession], generation)
+	var err error
+	if epoch, cause := strconv.ParseInt(info.Tags[tagBuildEpoch], 10, 64); cause == nil {
+		err = e.db.GetContext(ctx, &orphan, `select exists (select from images where id = $1
+			and (epoch > $2 or state not in ('building', 'saving')))`, info.Tags[TagBuild], epoch)
+	} else if generation, cause := strconv.ParseInt(info.Tags[tagEpoch], 10, 64); cause == nil {
+		err = e.db.GetContext(ctx, &orphan, `select exists (select from sandboxes where session_id = $1
+			and (generation > $2 or state in ('none', 'parked', 'lost', 'failed')))`, info.Tags[tagSession], generation)
+	}
 	if err != nil {
 		return false, fmt.Errorf("looking up the box %s: %w", info.ID, err)
 	}

@@ -44,6 +44,7 @@ var statuses = map[string]int{
 	"queue_full": http.StatusTooManyRequests, "archived": http.StatusConflict,
 	"running": http.StatusConflict, "settled": http.StatusConflict, "not_settled": http.StatusConflict,
 	"repository_settled": http.StatusConflict, "not_running": http.StatusConflict,
+	"not_admin": http.StatusForbidden, "no_images": http.StatusConflict,
 }
 
 // explain turns any error into what people are told.

@@ -45,9 +45,20 @@ func endHighlighting(t testing.TB) { t.Cleanup(regexp2.StopTimeoutClock) }
 // newRig serves pages until the test ends.
 func newRig(t testing.TB, changes ...func(*Config)) *rig {
 	t.Helper()
+	return newRigWith(t, nil, changes...)
+}
+
+// newRigWith is newRig over an engine that is configured otherwise.
+func newRigWith(t testing.TB, engine func(*sessions.Config), changes ...func(*Config)) *rig {
+	t.Helper()
 	endHighlighting(t)
 	w := sessionstest.New(t)
-	r := &rig{World: w, engine: w.Engine(func(c *sessions.Config) { c.MaxSpares = 4 })}
+	r := &rig{World: w, engine: w.Engine(func(c *sessions.Config) {
+		c.MaxSpares = 4
+		if engine != nil {
+			engine(c)
+		}
+	})}
 	r.openSlack(t)
 	pages := httptest.NewUnstartedServer(nil)
 	r.url = "http://" + pages.Listener.Addr().String()

@@ -137,6 +137,7 @@ func (s *Server) Handler() http.Handler {
 	mux.Handle("GET /sessions/{id}/section", s.signedIn(s.serveSection))
 	mux.Handle("GET /sessions/{id}/log.jsonl", s.signedIn(s.serveLog))
 	mux.Handle("GET /sessions/{id}/live", s.signedIn(s.serveLive))
+	s.mountImages(mux)
 	s.mountAPI(mux)
 	mux.Handle("/", s.adapt(func(http.ResponseWriter, *http.Request) error { return errNoPage }))
 	return s.guard(http.NewCrossOriginProtection().Handler(mux))

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"strings"
 
 	gh "github.com/google/go-github/v62/github"
@@ -43,6 +44,32 @@ func (a *App) Repositories(ctx context.Context) ([]sessions.Repository, error) {
 		}
 		o.Page = resp.NextPage
 	}
+}
+
+// BranchHead implements sessions.Forge. GitHub takes a commit's name as the ETag
+// of a branch, and an answer that nothing has changed does not count against the
+// rate limit (docs.github.com, "Get a commit" and "Best practices for using the
+// REST API").
+func (a *App) BranchHead(ctx context.Context, repository, branch, last string) (string, error) {
+	owner, name, err := splitName(repository)
+	if err != nil {
+		return "", problem(CodeNoRepository, "There is no repository "+repository+".", err)
+	}
+	token, err := a.repositoryToken(ctx, repository, readContents)
+	if err != nil {
+		return "", err
+	}
+	sha, _, err := a.client(token).Repositories.GetCommitSHA1(ctx, owner, name, "heads/"+branch, last)
+	if err != nil {
+		switch status(err) {
+		case http.StatusNotModified:
+			return last, nil
+		case http.StatusConflict, http.StatusUnprocessableEntity:
+			return "", problem(CodeNoBranch, "There is no branch "+branch+" in "+repository+".", err)
+		}
+		return "", a.appProblem(err, repository)
+	}
+	return sha, nil
 }
 
 // installed lists the repositories of one installation.

@@ -1,8 +1,3 @@
-// Package image holds what goes into the filesystem that a box starts from.
-//
-// For now that is OpenCode: one pinned release, fetched as the vendor publishes
-// it, checked against a checksum that is part of this source, and put where
-// every later start finds it without a network.
 package image
 
 import (

@@ -121,20 +121,21 @@ func forget() string {
 // configFiles are the files of OpenCode's configuration folder. The packages look
 // installed because OpenCode would otherwise fetch them, and .gitignore is one
 // that it writes itself.
-func configFiles() map[string]string {
+func configFiles(gateway string) map[string]string {
 	return map[string]string{
 		"package.json":        `{"dependencies":{"@opencode-ai/plugin":"*"}}` + "\n",
 		"package-lock.json":   `{"lockfileVersion":3,"packages":{"":{"dependencies":{"@opencode-ai/plugin":"*"}},"node_modules/@opencode-ai/plugin":{}}}` + "\n",
 		"opencode.jsonc":      "{}\n",
 		".gitignore":          "node_modules\npackage.json\npackage-lock.json\nbun.lock\n.gitignore\n",
 		"plugin/allocator.js": forget(),
+		"plugin/gate.js":      gatePlugin(gateway),
 	}
 }
 
 // prepareConfig prepares OpenCode's configuration folder so that OpenCode neither
 // writes to it nor fetches anything into it: the files it would write are there,
 // and the folder cannot be written.
-func prepareConfig(home string) error {
+func prepareConfig(home, gateway string) error {
 	dir := filepath.Join(home, ".config", "opencode")
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
@@ -145,7 +146,7 @@ func prepareConfig(home string) error {
 	if err := os.MkdirAll(filepath.Join(dir, "node_modules", "@opencode-ai", "plugin"), 0o755); err != nil {
 		return err
 	}
-	for name, text := range configFiles() {
+	for name, text := range configFiles(gateway) {
 		path := filepath.Join(dir, name)
 		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 			return err

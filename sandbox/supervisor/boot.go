@@ -2,6 +2,7 @@ package supervisor
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"os"
@@ -10,47 +11,73 @@ import (
 	"path/filepath"
 	"time"
 
-	"golang.org/x/sync/errgroup"
-
 	"openinspect/sandbox"
 )
 
-// setupMark is the file that says that setup.sh has run in this filesystem.
+// setupMark is the file that says that setup.sh has run in this filesystem, and
+// which one: it holds the script's checksum.
 const setupMark = "setup-done"
 
-// bootUp prepares everything that prompts need. OpenCode starts while the
-// repository is prepared: it looks at the working tree only when a session asks.
-func (s *supervisor) bootUp(ctx context.Context) error {
+// bootUp prepares everything that prompts need, and opens the gate or says why it
+// stays shut. OpenCode starts while the repository is prepared: it looks at the
+// working tree only when a session asks. It returns when prompts can run, or never
+// will: a checkout that is there already is brought up to date meanwhile. The boot
+// is given up if the box shall end.
+func (s *supervisor) bootUp(ctx context.Context) {
+	ctx, cancel := context.WithCancel(ctx)
+	s.family.tasks.Go(func() {
+		select {
+		case <-s.parking:
+		case <-ctx.Done():
+		}
+		cancel()
+	})
 	if err := s.prepare(); err != nil {
+		s.openGate(ctx, err)
+		return
+	}
+	spare := s.welcome.Session == ""
+	early := !spare && s.repo.exists()
+	synced := make(chan error, 1)
+	s.gate.syncing.Go(func() {
+		err := s.bringUpToDate(ctx)
+		synced <- err
+		if early {
+			s.openGate(ctx, err)
+		}
+	})
+	err := s.phase(sandbox.PhaseAgent, func() (string, error) {
+		if err := s.restoreConversation(); err != nil {
+			return "", err
+		}
+		return "", s.startAgent(ctx)
+	})
+	if err == nil && !early {
+		err = <-synced
+	}
+	if err == nil && spare {
+		err = s.waitForSession(ctx)
+	}
+	if err == nil {
+		err = s.phase(sandbox.PhaseReady, func() (string, error) { return "", s.openSession(ctx) })
+	}
+	if err != nil {
+		cancel()
+	}
+	if err != nil || !early {
+		s.openGate(ctx, err)
+	}
+}
+
+// bringUpToDate has the checkout ready to be changed.
+func (s *supervisor) bringUpToDate(ctx context.Context) error {
+	if err := s.phase(sandbox.PhaseSync, func() (string, error) { return "", s.sync(ctx) }); err != nil {
 		return err
 	}
-	g, together := errgroup.WithContext(ctx)
-	g.Go(func() error {
-		return s.phase(sandbox.PhaseAgent, func() (string, error) {
-			if err := s.restoreConversation(); err != nil {
-				return "", err
-			}
-			return "", s.startAgent(ctx)
-		})
-	})
-	g.Go(func() error {
-		if err := s.phase(sandbox.PhaseSync, func() (string, error) { return "", s.sync(together) }); err != nil {
-			return err
-		}
-		if err := s.hook(together, sandbox.PhaseSetup, "setup.sh"); err != nil {
-			return err
-		}
-		return s.hook(together, sandbox.PhaseStart, "start.sh")
-	})
-	if err := g.Wait(); err != nil {
+	if err := s.hook(ctx, sandbox.PhaseSetup, "setup.sh"); err != nil {
 		return err
 	}
-	if s.welcome.Session == "" {
-		if err := s.waitForSession(ctx); err != nil {
-			return err
-		}
-	}
-	return s.phase(sandbox.PhaseReady, func() (string, error) { return "", s.openSession(ctx) })
+	return s.hook(ctx, sandbox.PhaseStart, "start.sh")
 }
 
 // phase reports a step of the boot with its time and, if it failed, its log.
@@ -79,10 +106,10 @@ func (s *supervisor) prepare() error {
 	if err := s.identity.setAuthor(bot); err != nil {
 		return fmt.Errorf("writing the author: %w", err)
 	}
-	if err := prepareConfig(s.cfg.Home); err != nil {
+	gateway := s.gateway.url()
+	if err := prepareConfig(s.cfg.Home, gateway); err != nil {
 		return fmt.Errorf("preparing OpenCode's configuration: %w", err)
 	}
-	gateway := s.gateway.url()
 	env := agentEnv(s.cfg.Environ, s.cfg.Home, gateway, s.identity.env(gateway, w.RemoteURL, w.Repository))
 	dir := filepath.Join(s.cfg.Workspace, path.Base(w.Repository))
 	s.repo = &repository{
@@ -132,24 +159,18 @@ func (s *supervisor) sync(ctx context.Context) error {
 // once per filesystem; what start.sh leaves running is a declared service.
 func (s *supervisor) hook(ctx context.Context, phase, name string) error {
 	script := filepath.Join(s.repo.dir, ".openinspect", name)
-	mark := filepath.Join(s.state, setupMark)
-	if _, err := os.Stat(script); err != nil {
+	if _, err := os.Stat(script); err != nil || phase == sandbox.PhaseSetup && s.isSetUp(script) {
 		return nil
-	}
-	if phase == sandbox.PhaseSetup {
-		if _, err := os.Stat(mark); err == nil {
-			return nil
-		}
 	}
 	printed := ""
 	err := s.phase(phase, func() (log string, err error) {
-		log, err = s.runHook(ctx, script, phase == sandbox.PhaseStart)
+		log, err = s.runLogged(ctx, script, phase == sandbox.PhaseStart)
 		if err != nil {
 			printed = lastLines(log, 8)
 			return log, fmt.Errorf(".openinspect/%s %w", name, err) // the phase's event carries what it printed
 		}
 		if phase == sandbox.PhaseSetup {
-			err = writeFile(mark, []byte(time.Now().UTC().Format(time.RFC3339)+"\n"))
+			err = s.markSetUp(script)
 		}
 		return "", err
 	})
@@ -159,44 +180,72 @@ func (s *supervisor) hook(ctx context.Context, phase, name string) error {
 	return err
 }
 
-func (s *supervisor) runHook(ctx context.Context, script string, services bool) (log string, err error) {
-	ctx, cancel := context.WithTimeout(ctx, s.welcome.SetupTimeout)
-	defer cancel()
-	cmd := exec.CommandContext(ctx, "/bin/sh", "-c", `if [ -x "$1" ]; then exec "$1"; else exec sh "$1"; fi`, "sh", script)
-	cmd.Dir, cmd.Env = s.repo.dir, s.repo.env
+// isSetUp says whether setup.sh has run in this filesystem. A session that begins
+// from an image runs it again if it has changed since the image was built; later
+// it is the session's own work that changes it.
+func (s *supervisor) isSetUp(script string) bool {
+	mark, err := os.ReadFile(filepath.Join(s.state, setupMark))
+	return err == nil && (!s.repo.fresh || string(mark) == checksum(script))
+}
+
+func (s *supervisor) markSetUp(script string) error {
+	return writeFile(filepath.Join(s.state, setupMark), []byte(checksum(script)))
+}
+
+// checksum is of a file's contents; of one that cannot be read it is nobody's.
+func checksum(path string) string {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return ""
+	}
+	return fmt.Sprintf("%x\n", sha256.Sum256(data))
+}
+
+// runLogged runs a script and returns the end of what it printed.
+func (s *supervisor) runLogged(ctx context.Context, script string, services bool) (log string, err error) {
 	out, err := os.CreateTemp(s.state, "hook-*.log") // a file, because services keep it open
 	if err != nil {
 		return "", err
 	}
 	defer os.Remove(out.Name())
 	defer out.Close()
+	err = s.runHook(ctx, script, services, out)
+	return tailOf(out), err
+}
+
+// runHook runs a script that prints to a file.
+func (s *supervisor) runHook(ctx context.Context, script string, services bool, out *os.File) error {
+	ctx, cancel := context.WithTimeout(ctx, s.welcome.SetupTimeout)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, "/bin/sh", "-c", `if [ -x "$1" ]; then exec "$1"; else exec sh "$1"; fi`, "sh", script)
+	cmd.Dir, cmd.Env = s.repo.dir, s.repo.env
 	cmd.Stdout, cmd.Stderr = out, out
 	if err := s.family.start(cmd); err != nil {
-		return "", fmt.Errorf("did not start: %w", err)
+		return fmt.Errorf("did not start: %w", err)
 	}
-	err = s.family.end(cmd)
-	log = tailOf(out)
+	err := s.family.end(cmd)
 	switch {
 	case errors.Is(ctx.Err(), context.DeadlineExceeded):
 		s.endHook()
-		return log, fmt.Errorf("did not end within %s", s.welcome.SetupTimeout)
+		return fmt.Errorf("did not end within %s", s.welcome.SetupTimeout)
 	case err != nil:
 		s.endHook()
-		return log, fmt.Errorf("failed (%w)", err)
+		return fmt.Errorf("failed (%w)", err)
 	}
 	if services {
-		s.family.declare(s.currentAgent().pid())
+		s.family.declare()
 	} else {
 		s.endHook()
 	}
-	return log, nil
+	return nil
 }
 
-// endHook ends what a hook left running.
+// endHook ends what a hook left running. What OpenCode started is spared: it may
+// be reading already.
 func (s *supervisor) endHook() {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
-	if _, err := s.family.endStrays(ctx, s.currentAgent().pid()); err != nil {
+	if _, err := s.family.endStrays(ctx, 0); err != nil {
 		s.cfg.Log.Warn("a hook's processes did not end", "err", err)
 	}
 }

@@ -117,6 +117,7 @@ func TestABoxThatWasKilledKeepsTheWorkForItsAuthor(t *testing.T) {
 	if end := p.settled("p2"); end.Outcome != sandbox.OutcomeCompleted {
 		t.Fatalf("settled as %+v", end)
 	}
+	p.wait("the interrupted prompt's commit", func(e sandbox.Event) bool { return e.Kind == sandbox.KindCommit && e.Prompt == "p1" })
 	c := of[sandbox.BodyCommit](p, "p1", sandbox.KindCommit)
 	if len(c) != 1 || c[0].Author != "Alice" || c[0].Files != 1 {
 		t.Errorf("the interrupted prompt's work was committed as %+v", c)

@@ -212,7 +212,8 @@ const parkWait = 20 * time.Second
 // park ends the boot in order. The prompt that ran, if any, has failed and been
 // kept by now.
 func (s *supervisor) park(ctx context.Context) error {
-	s.next() // fails what waits
+	s.next()              // fails what waits
+	s.gate.syncing.Wait() // it was given up
 	if agent := s.currentAgent(); agent.alive() {
 		agent.becomeIdle(ctx)
 		agent.kill()

@@ -8,6 +8,12 @@
 // (what .openinspect/start.sh left running). The gateway is the loopback address
 // at which processes in the box find the control plane's doors.
 //
+// The agent reads before the repository is up to date, where a checkout is there
+// already: what would change something waits at the gate (gate.go).
+//
+// Prepare is the other thing that this package does: it makes the filesystem of a
+// repository's image, in a box in which nobody works.
+//
 // The order of a turn is: converse, settle, end strays, commit, push; then the
 // next may begin. Stop settles at once, from any point; the rest follows.
 //

@@ -26,12 +26,14 @@ import (
 // to the control plane's doors and adds the box's own credential, so that no
 // other process in the box needs it. Paths below /git/ and /model/ go to the
 // doors of these names, proxy requests (CONNECT, and absolute addresses) to the
-// egress proxy, and /mcp is the supervisor's own tools for the agent. What is
-// pushed is noted on the way.
+// egress proxy, /mcp is the supervisor's own tools for the agent, and gatePath
+// where OpenCode waits until the repository is up to date. What is pushed is noted
+// on the way.
 type gateway struct {
 	control sandbox.Control
 	token   string
 	tools   http.Handler // served at /mcp to who knows toolKey
+	gate    http.Handler // served at gatePath
 	toolKey string
 	log     *slog.Logger
 	pushes  pushes
@@ -115,6 +117,8 @@ func (g *gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		answerReady(w, r)
 	case strings.HasPrefix(r.URL.Path, "/model/"):
 		g.doors.ServeHTTP(w, r)
+	case r.URL.Path == gatePath:
+		g.gate.ServeHTTP(w, r)
 	case r.URL.Path == "/mcp":
 		key := []byte("Bearer " + g.toolKey)
 		if subtle.ConstantTimeCompare([]byte(r.Header.Get("Authorization")), key) != 1 {

@@ -40,6 +40,7 @@ type repository struct {
 	branch   string // the session's branch
 	base     string // the branch that it began from
 	url      string // the remote's at the gateway, as no configuration changes it
+	fresh    bool   // the session has not worked in this checkout before
 	recorded string // what the control plane knew at the boot as pushed by a box of the session
 	env      []string
 	family   *family
@@ -271,6 +272,7 @@ func (r *repository) begin(ctx context.Context, head string) error {
 // moves forward to head, if it can without losing work.
 func (r *repository) resume(ctx context.Context, head string) error {
 	if !r.succeeds(ctx, "rev-parse", "--verify", "--quiet", "refs/heads/"+r.branch) {
+		r.fresh = true
 		return r.begin(ctx, head)
 	}
 	if err := r.returnToBranch(ctx); err != nil {

@@ -42,6 +42,7 @@ func TestMain(m *testing.M) {
 type boxConfig struct {
 	Control, Token, Home, Workspace, OpenCode string
 	Patience                                  time.Duration
+	Prepare                                   *sandbox.Preparation // prepare an image instead
 }
 
 func superviseForTest(raw string) int {
@@ -51,12 +52,22 @@ func superviseForTest(raw string) int {
 		return 2
 	}
 	os.Unsetenv("SUPERVISOR_UNDER_TEST")
-	err := Run(context.Background(), Config{
+	config := Config{
 		Control: c.Control, Token: c.Token, Home: c.Home, Workspace: c.Workspace,
 		OpenCode: c.OpenCode, Gateway: "127.0.0.1:0",
 		Patience: c.Patience,
 		Log:      slog.New(slog.NewTextHandler(os.Stderr, nil)),
-	})
+	}
+	var err error
+	if c.Prepare != nil {
+		var did sandbox.Prepared
+		if did, err = Prepare(context.Background(), config, *c.Prepare, os.Stderr); err != nil {
+			did.Error = err.Error()
+		}
+		err = json.NewEncoder(os.Stdout).Encode(did)
+	} else {
+		err = Run(context.Background(), config)
+	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
@@ -96,6 +107,10 @@ type plane struct {
 	asked   string          // the newest request to the model
 
 	requests int // to the model
+
+	held   chan struct{} // git requests wait until it is closed
+	waits  int           // git requests that came to wait
+	denied bool          // and are then refused
 }
 
 // newPlane starts one; each script is as package model describes them.
@@ -149,7 +164,11 @@ func (p *plane) doors() http.Handler {
 	git := gitServer(filepath.Join(p.dir, "remotes"))
 	mux.HandleFunc("/git/", func(w http.ResponseWriter, r *http.Request) {
 		p.saw(r)
-		git.ServeHTTP(w, r)
+		if p.passes(r) {
+			git.ServeHTTP(w, r)
+			return
+		}
+		http.Error(w, "the repository is not for you", http.StatusForbidden)
 	})
 	mux.HandleFunc("/model/", func(w http.ResponseWriter, r *http.Request) {
 		p.saw(r)
@@ -205,6 +224,44 @@ func (p *plane) modelRequests() int {
 }
 
 func itoa(n int) string { return strconv.Itoa(n) }
+
+// holdGit has git's requests wait until release.
+func (p *plane) holdGit() (release func(denied bool)) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	held := make(chan struct{})
+	p.held = held
+	release = func(denied bool) {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		if p.held != nil {
+			close(held)
+			p.held, p.denied = nil, denied
+		}
+	}
+	p.t.Cleanup(func() { release(true) })
+	return release
+}
+
+// passes waits where git's requests are held, and says whether one may go on.
+func (p *plane) passes(r *http.Request) bool {
+	p.mu.Lock()
+	held := p.held
+	if held != nil {
+		p.waits++
+		p.notify()
+	}
+	p.mu.Unlock()
+	if held != nil {
+		select {
+		case <-held:
+		case <-r.Context().Done():
+		}
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return !p.denied
+}
 
 func (p *plane) saw(r *http.Request) {
 	p.mu.Lock()
@@ -466,6 +523,8 @@ type box struct {
 	cmd    *exec.Cmd
 	done   chan struct{}
 	err    error
+	stdout bytes.Buffer
+	stderr *tailWriter
 }
 
 // newBox prepares a box that talks to the plane.
@@ -505,7 +564,8 @@ func (b *box) start() {
 	b.cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "SUPERVISOR_UNDER_TEST=" + string(raw),
 		sandbox.EnvToken + "=" + testToken, "TMPDIR=" + b.tmp}
 	log := &tailWriter{}
-	b.cmd.Stderr = log
+	b.cmd.Stderr, b.stderr = log, log
+	b.cmd.Stdout = &b.stdout
 	b.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	if err := b.cmd.Start(); err != nil {
 		b.t.Fatal(err)

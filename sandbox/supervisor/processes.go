@@ -176,8 +176,8 @@ func descendants(all map[int]process, root int) []int {
 // declare makes services of everything that a hook left running. At that moment
 // no prompt has run, so nothing else can be a stray; a session of its own does
 // not hide a process, nor does the end of its parent.
-func (f *family) declare(agent int) {
-	strays := f.strays(agent)
+func (f *family) declare() {
+	strays := f.strays(0) // spares what OpenCode started: it may be reading already
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	all := processes()

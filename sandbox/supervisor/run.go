@@ -29,17 +29,18 @@ const (
 // people hear of the end first, and no process of one prompt can change files
 // once they count as the next one's.
 func (s *supervisor) run(ctx context.Context, t *turn) {
-	if s.bootErr != nil {
-		t.fail("%s", s.bootErr)
+	if _, err := s.gate.isOpen(); err != nil {
+		t.fail("%s", err)
 		return
 	}
 	err := s.converse(ctx, t)
 	if ctx.Err() != nil {
 		return
 	}
+	s.leave(t, err != nil)
 	s.settle(ctx, t, err)
-	s.quieten(ctx, err != nil)
-	if t.hasBegun() {
+	if t.hasBegun() { // else it has only read, and the boot's own processes may run
+		s.quieten(ctx, err != nil)
 		s.keep(ctx, t)
 	}
 	if err := s.ensureAgent(ctx, s.welcome.Model); err != nil && ctx.Err() == nil {
@@ -60,12 +61,7 @@ func (s *supervisor) converse(ctx context.Context, t *turn) error {
 	if err := s.identity.setAuthor(t.author()); err != nil {
 		return fmt.Errorf("the author could not be set: %w", err)
 	}
-	head, err := s.repo.head(ctx)
-	if err != nil {
-		return fmt.Errorf("the repository could not be read: %w", err)
-	}
-	t.begin(head)
-	if err := s.remember(t); err != nil {
+	if err := s.enter(ctx, t); err != nil {
 		return err
 	}
 	agent := s.currentAgent()

@@ -94,8 +94,9 @@ type supervisor struct {
 	queue      []*turn // oldest first; the first one may be running
 	running    *turn
 
+	gate gate
+
 	// Set by the boot, and then used by the goroutine that runs prompts.
-	bootErr  error // why prompts cannot run
 	repo     *repository
 	identity *identity
 	settings agentSettings
@@ -136,6 +137,22 @@ func Run(ctx context.Context, cfg Config) error {
 }
 
 func newSupervisor(cfg Config) (*supervisor, error) {
+	s, err := newBase(cfg)
+	if err != nil {
+		return nil, err
+	}
+	s.usage = &usage{family: s.family, dirs: []string{cfg.Home, cfg.Workspace}}
+	s.bridge, err = sandbox.NewBridge(sandbox.BridgeConfig{
+		Control: cfg.Control, Token: cfg.Token, Boot: s.boot,
+		SpoolDir: filepath.Join(s.state, "spool"), Patience: cfg.Patience, Log: cfg.Log,
+		Heartbeat: s.heartbeat,
+	})
+	return s, err
+}
+
+// newBase makes a supervisor without a bridge: its folder, its family of
+// processes and the gateway.
+func newBase(cfg Config) (*supervisor, error) {
 	// Processes of the agent run as the same user: without this they could read
 	// the token in /proc/<pid>/environ of the supervisor.
 	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
@@ -149,7 +166,7 @@ func newSupervisor(cfg Config) (*supervisor, error) {
 		cfg: cfg, control: control, boot: newID("boot-"), toolKey: newID(""),
 		state:    filepath.Join(cfg.Home, ".openinspect"),
 		welcomed: make(chan struct{}), assigned: make(chan struct{}), parking: make(chan struct{}),
-		wake: make(chan struct{}, 1),
+		wake: make(chan struct{}, 1), gate: gate{opened: make(chan struct{})},
 	}
 	if err := os.MkdirAll(s.state, 0o700); err != nil {
 		return nil, fmt.Errorf("making the supervisor's folder: %w", err)
@@ -157,19 +174,10 @@ func newSupervisor(cfg Config) (*supervisor, error) {
 	if s.family, err = newFamily(cfg.Log); err != nil {
 		return nil, err
 	}
-	s.usage = &usage{family: s.family, dirs: []string{cfg.Home, cfg.Workspace}}
-	s.bridge, err = sandbox.NewBridge(sandbox.BridgeConfig{
-		Control: cfg.Control, Token: cfg.Token, Boot: s.boot,
-		SpoolDir: filepath.Join(s.state, "spool"), Patience: cfg.Patience, Log: cfg.Log,
-		Heartbeat: s.heartbeat,
-	})
-	if err != nil {
-		return nil, err
-	}
 	if s.gateway, err = newGateway(control, cfg.Token, s.toolKey, cfg.Gateway, cfg.Log); err != nil {
 		return nil, err
 	}
-	s.gateway.tools = s.newTools()
+	s.gateway.tools, s.gateway.gate = s.newTools(), &s.gate
 	return s, nil
 }
 
@@ -188,9 +196,9 @@ func (s *supervisor) work(ctx, lines context.Context) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	if s.bootErr = s.bootUnlessParked(ctx); s.bootErr != nil {
-		s.cfg.Log.Error("the boot failed", "err", s.bootErr)
-	}
+	defer s.gate.syncing.Wait()
+	defer cancel()
+	s.bootUp(ctx)
 	for {
 		select {
 		case <-ctx.Done():
@@ -206,20 +214,6 @@ func (s *supervisor) work(ctx, lines context.Context) error {
 			}
 		}
 	}
-}
-
-// bootUnlessParked boots, and gives up if the box shall end meanwhile.
-func (s *supervisor) bootUnlessParked(ctx context.Context) error {
-	ctx, cancel := context.WithCancel(ctx)
-	s.family.tasks.Go(func() {
-		select {
-		case <-s.parking:
-			cancel()
-		case <-ctx.Done():
-		}
-	})
-	defer cancel()
-	return s.bootUp(ctx)
 }
 
 // next takes the oldest prompt that is still to be run. While the box parks

@@ -31,6 +31,7 @@ const callTimeout = toolTimeout - 30*time.Second
 
 func (s *supervisor) newTools() http.Handler {
 	server := mcp.NewServer(&mcp.Implementation{Name: "openinspect", Version: "1"}, nil)
+	server.AddReceivingMiddleware(s.afterSync)
 	mcp.AddTool(server, &mcp.Tool{Name: "create_pull_request", Description: pullRequestHelp}, s.createPullRequest)
 	return mcp.NewStreamableHTTPHandler(func(*http.Request) *mcp.Server { return server }, nil)
 }

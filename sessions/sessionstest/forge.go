@@ -1,6 +1,7 @@
 package sessionstest
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net/url"
@@ -23,11 +24,14 @@ type Forge struct {
 	faults    []error
 	answered  bool // whether the next fault comes after the effect
 	minted    int
+	branches  map[string]string // commits that default branches are at, by repository
+	asked     int               // how often one was asked for
 }
 
 // NewForge returns a code host with repositories owner/name, whose default branch is main.
 func NewForge(names ...string) *Forge {
-	f := &Forge{users: map[string]string{}, refreshes: map[string]string{}, heads: map[string]sessions.NewPullRequest{}}
+	f := &Forge{users: map[string]string{}, refreshes: map[string]string{}, heads: map[string]sessions.NewPullRequest{},
+		branches: map[string]string{}}
 	f.SetRepositories(names...)
 	return f
 }
@@ -157,6 +161,31 @@ func (f *Forge) CompareURL(pr sessions.NewPullRequest) string {
 // RemoteURL implements sessions.Forge.
 func (f *Forge) RemoteURL(repository string) string {
 	return "https://github.test/" + strings.TrimSuffix(repository, ".git") + ".git"
+}
+
+// Commit moves a repository's default branch.
+func (f *Forge) Commit(repository, sha string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.branches[repository] = sha
+}
+
+// HeadsAsked is how often somebody asked where a default branch is.
+func (f *Forge) HeadsAsked() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.asked
+}
+
+// FirstCommit is where default branches are before the first Commit.
+const FirstCommit = "1111111111111111111111111111111111111111"
+
+// BranchHead implements sessions.Forge.
+func (f *Forge) BranchHead(_ context.Context, repository, _, _ string) (string, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.asked++
+	return cmp.Or(f.branches[repository], FirstCommit), nil
 }
 
 // Refresh implements sessions.Forge.

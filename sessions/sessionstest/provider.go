@@ -2,6 +2,7 @@ package sessionstest
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -9,6 +10,7 @@ import (
 	"maps"
 	"net/http"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -32,6 +34,11 @@ type Provider struct {
 	Starting func(ctx context.Context, s sandbox.Spec)
 	// Price is what Caps says.
 	Price sandbox.Price
+	// Prepare is what a box does that an image is built in, until it has told on
+	// c.Stdout how that ended; nil is Prepared.
+	Prepare func(ctx context.Context, b *Box, c sandbox.Cmd) (int, error)
+	// Save is called before a box is saved; an error is Snapshot's.
+	Save func(ctx context.Context, b *Box) error
 	// Lifetime is the longest life of a box; 0: no limit.
 	Lifetime time.Duration
 	// Log is what ended boxes have printed.
@@ -80,6 +87,13 @@ func (p *Provider) Forget() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	clear(p.saved)
+}
+
+// Saved returns the saved filesystems that there are.
+func (p *Provider) Saved() []sandbox.Ref {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return slices.Sorted(maps.Keys(p.saved))
 }
 
 func (p *Provider) close() {
@@ -175,8 +189,12 @@ type Box struct {
 	supervisor *supervisor
 }
 
+// newBox makes a box. One without a token has no supervisor: its program waits.
 func newBox(p *Provider, id string, s sandbox.Spec) (*Box, error) {
 	b := &Box{id: id, spec: s, born: time.Now(), provider: p, dir: filepath.Join(p.world.dir, id)}
+	if s.Env[sandbox.EnvToken] == "" {
+		return b, nil
+	}
 	return b, b.startSupervisor()
 }
 
@@ -223,7 +241,9 @@ func (b *Box) end() {
 	b.provider.mu.Lock()
 	delete(b.provider.boxes, b.id)
 	b.provider.mu.Unlock()
-	b.current().kill()
+	if s := b.current(); s != nil {
+		s.kill()
+	}
 }
 
 // ID implements sandbox.Box.
@@ -239,8 +259,28 @@ func (b *Box) Info(context.Context) (sandbox.Info, error) { return b.info(), nil
 // errNoShell is what a box without a filesystem says.
 var errNoShell = errors.New("this box has no programs and no files")
 
-// Exec implements sandbox.Box.
-func (b *Box) Exec(context.Context, sandbox.Cmd) (int, error) { return 0, errNoShell }
+// Exec implements sandbox.Box: the one command that a box has is the preparation
+// of an image.
+func (b *Box) Exec(ctx context.Context, c sandbox.Cmd) (int, error) {
+	if c.Args[len(c.Args)-1] != "--prepare" {
+		return 0, errNoShell
+	}
+	if b.provider.Prepare != nil {
+		return b.provider.Prepare(ctx, b, c)
+	}
+	return Prepared(c, sandbox.Prepared{Commit: FirstCommit})
+}
+
+// Prepared tells how the preparation of an image ended.
+func Prepared(c sandbox.Cmd, p sandbox.Prepared) (int, error) {
+	if err := json.NewEncoder(c.Stdout).Encode(p); err != nil {
+		return 0, err
+	}
+	if p.Error != "" {
+		return 1, nil
+	}
+	return 0, nil
+}
 
 // ReadFile implements sandbox.Box.
 func (b *Box) ReadFile(context.Context, string, io.Writer) error { return errNoShell }
@@ -252,7 +292,14 @@ func (b *Box) WriteFile(context.Context, string, io.Reader) error { return errNo
 func (b *Box) URL(context.Context, int) (string, http.Header, error) { return "", nil, errNoShell }
 
 // Snapshot implements sandbox.Box.
-func (b *Box) Snapshot(context.Context, time.Duration) (sandbox.Ref, error) { return b.save(), nil }
+func (b *Box) Snapshot(ctx context.Context, _ time.Duration) (sandbox.Ref, error) {
+	if b.provider.Save != nil {
+		if err := b.provider.Save(ctx, b); err != nil {
+			return "", err
+		}
+	}
+	return b.save(), nil
+}
 
 func (b *Box) save() sandbox.Ref {
 	b.provider.mu.Lock()

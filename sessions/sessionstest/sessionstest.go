@@ -81,6 +81,7 @@ func (w *World) Engine(changes ...func(*sessions.Config)) *sessions.Engine {
 		PublicURL: "https://inspect.test", Control: w.server.URL, Command: []string{"openinspect", "supervise"},
 		Provider: w.Provider, Forge: w.Forge, Seal: key,
 		Model: "test/model", Protocol: "openai", BotName: "inspect", BotEmail: "inspect@bot.test",
+		ImageBuilds: -1, // tests of images change that
 	}
 	for _, change := range changes {
 		change(&cfg)

@@ -231,8 +231,11 @@ func writeReply(w http.ResponseWriter, r *http.Request, status int, data []byte)
 	h.Set("X-GitHub-Media-Type", "github.v3; format=json")
 	h.Set("X-GitHub-Api-Version-Selected", "2022-11-28")
 	if r.Method == http.MethodGet && status == http.StatusOK {
-		tag := fmt.Sprintf(`W/"%x"`, sha256.Sum256(data))
-		h.Set("ETag", tag)
+		tag := h.Get("ETag")
+		if tag == "" {
+			tag = fmt.Sprintf(`W/"%x"`, sha256.Sum256(data))
+			h.Set("ETag", tag)
+		}
 		if r.Header.Get("If-None-Match") == tag {
 			w.WriteHeader(http.StatusNotModified)
 			return

@@ -224,6 +224,11 @@ func (s *Server) commitRoutes(c *call) (reply, error) {
 	if err != nil {
 		return reply{}, err
 	}
+	if strings.Contains(c.r.Header.Get("Accept"), "application/vnd.github") && strings.Contains(c.r.Header.Get("Accept"), ".sha") {
+		c.head.Set("Content-Type", "application/vnd.github.sha; charset=utf-8")
+		c.head.Set("ETag", `"`+commit.SHA+`"`)
+		return ok([]byte(commit.SHA)), nil
+	}
 	o := s.commitJSON(c.repo, commit)
 	files, err := c.bare().diff(c.ctx(), firstParent(commit), commit.SHA)
 	if err != nil {
