@@ -2,8 +2,9 @@
 # test   all tests, with the race detector
 # check  format, vet, staticcheck, layers, dead code, README's tables
 # bench  the benchmarks, with a table at the end
+# live-modal  the providers' suite against Modal itself, which costs money
 # Each does all its own set-up.
-.PHONY: run test check bench build dockerfile readme pictures
+.PHONY: run test check bench live-modal build dockerfile readme pictures
 
 GO ?= go
 export CGO_ENABLED ?= 0
@@ -29,6 +30,7 @@ check:
 	@scripts/setup test
 	@bad=$$(gofmt -l $$(git ls-files '*.go')); [ -z "$$bad" ] || { echo "not gofmt-ed:"; echo "$$bad"; exit 1; }
 	$(GO) vet ./...
+	$(GO) vet -tags live ./sandbox/modal
 	$(GO) tool staticcheck ./...
 	@dead=$$($(GO) tool deadcode -test ./...); [ -z "$$dead" ] || { echo "dead code:"; echo "$$dead"; exit 1; }
 	$(GO) test -run 'TestPackagesImportOnlyWhatTheDesignAllows|TestReadme|TestTheDockerfile' . ./sandbox/image
@@ -37,6 +39,11 @@ check:
 bench:
 	@scripts/setup test
 	@scripts/bench
+
+live-modal:
+	@[ -n "$$MODAL_TOKEN_ID" ] && [ -n "$$MODAL_TOKEN_SECRET" ] || { \
+	  echo "live-modal: set MODAL_TOKEN_ID and MODAL_TOKEN_SECRET to a token of a workspace of Modal's (and MODAL_ENVIRONMENT, if it is not the default one)" >&2; exit 1; }
+	$(GO) test -count=1 -timeout 30m -tags live -v -run '^TestLive$$' ./sandbox/modal
 
 # dockerfile writes sandbox/image/Dockerfile, of the base image of sandboxes.
 dockerfile:

@@ -60,7 +60,17 @@ type Config struct {
 	PersonDayBudget float64 `env:"BUDGET_PERSON_DAY_USD" envDefault:"0" desc:"what one person may spend in 24 hours; 0: no limit"`
 	DayBudget       float64 `env:"BUDGET_DAY_USD" envDefault:"0" desc:"what all may spend in 24 hours; 0: no limit"`
 
-	SandboxProvider  string        `env:"SANDBOX_PROVIDER" envDefault:"local" desc:"who runs sandboxes: local"`
+	SandboxProvider  string        `env:"SANDBOX_PROVIDER" envDefault:"local" desc:"who runs sandboxes: local or modal"`
+	SandboxCPU       float64       `env:"SANDBOX_CPU" envDefault:"2" desc:"cores of a sandbox; local ones share the machine's"`
+	SandboxMemory    int           `env:"SANDBOX_MEMORY_MIB" envDefault:"4096" desc:"memory of a sandbox, in MiB"`
+	SandboxLifetime  time.Duration `env:"SANDBOX_LIFETIME" envDefault:"0s" desc:"the longest that a sandbox lives before its session goes on in another one; 0s: what the provider gives (local 12h, modal 24h, its most)"`
+	MachineURL       string        `env:"MACHINE_URL" desc:"how sandboxes at Modal reach the machine listener: https://name, or a URL with an address"`
+	ModalTokenID     string        `env:"MODAL_TOKEN_ID" desc:"Modal's token, ak-…"`
+	ModalTokenSecret string        `env:"MODAL_TOKEN_SECRET" desc:"(secret) of Modal's token, as-…"`
+	ModalEnvironment string        `env:"MODAL_ENVIRONMENT" desc:"the environment of Modal's workspace; unset: its default one"`
+	ModalApp         string        `env:"MODAL_APP" envDefault:"openinspect" desc:"the app at Modal that holds the sandboxes: each deployment has its own"`
+	ModalServerURL   string        `env:"MODAL_SERVER_URL" desc:"Modal's API; unset: Modal's own"`
+	ModalRegions     []string      `env:"MODAL_REGIONS" desc:"regions in which sandboxes may run, comma-separated; unset: any. Modal charges more for some"`
 	LocalUnisolated  string        `env:"LOCAL_UNISOLATED" desc:"yes: run local sandboxes without isolation where bubblewrap is missing (only for trying it out)"`
 	OpenCodePath     string        `env:"OPENCODE_PATH" desc:"the OpenCode binary; unset: installed from npm into the cache folder at the pinned version"`
 	EgressAllow      []string      `env:"EGRESS_ALLOW" desc:"hosts that sandboxes may reach besides this machine's package registries: host, .suffix or host:port, comma-separated"`
@@ -238,7 +248,7 @@ func modelPrices(text string) (doors.Prices, error) {
 // secretValues are the configured values that must never leave the control plane (I10).
 func (c *Config) secretValues() []string {
 	all := []string{c.SecretKey, c.SlackBotToken, c.SlackAppToken, c.SlackClientSecret, c.GitHubPrivateKey,
-		c.GitHubClientSecret, c.ModelAPIKey, c.AnthropicKey, c.OpenAIKey, c.OpenRouterKey}
+		c.GitHubClientSecret, c.ModalTokenSecret, c.ModelAPIKey, c.AnthropicKey, c.OpenAIKey, c.OpenRouterKey}
 	return slices.DeleteFunc(all, func(s string) bool { return len(s) < 8 })
 }
 

@@ -5,6 +5,7 @@ import (
 	"crypto/rsa"
 	"crypto/x509"
 	"encoding/pem"
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -66,6 +67,46 @@ func TestAWrongConfigurationNamesAllItsProblemsAtOnce(t *testing.T) {
 		"SECRET_KEY", "LOG_LEVEL", "OPENAI_API_KEY is not set"} {
 		if !strings.Contains(err.Error(), want) {
 			t.Errorf("the problems do not mention %s:\n%v", want, err)
+		}
+	}
+}
+
+func TestSandboxesAtModalNeedATokenAndAWayBack(t *testing.T) {
+	t.Parallel()
+	vars := completeEnviron()
+	vars["SANDBOX_PROVIDER"] = "modal"
+	vars["SANDBOX_LIFETIME"] = "25h"
+	vars["SANDBOX_CPU"] = "0"
+	vars["SANDBOX_MEMORY_MIB"] = "4"
+	vars["MODAL_SERVER_URL"] = "modal"
+	_, err := loadConfig(environ(vars))
+	if err == nil {
+		t.Fatal("sandboxes at Modal without anything were accepted")
+	}
+	for _, want := range []string{"MODAL_TOKEN_ID is not set", "MODAL_TOKEN_SECRET is not set", "MACHINE_URL is not set", "SANDBOX_LIFETIME is 25h",
+		"SANDBOX_CPU is 0", "SANDBOX_MEMORY_MIB is 4", "MODAL_SERVER_URL is"} {
+		if !strings.Contains(err.Error(), want) {
+			t.Errorf("the problems do not mention %s:\n%v", want, err)
+		}
+	}
+	good := map[string]string{
+		"MODAL_TOKEN_ID": "ak-1", "MODAL_TOKEN_SECRET": "as-1", "MACHINE_URL": "https://machines.example.org", "MACHINE_LISTEN": "0.0.0.0:8081",
+		"SANDBOX_LIFETIME": "24h", "SANDBOX_CPU": "0.5", "SANDBOX_MEMORY_MIB": "512", "MODAL_SERVER_URL": "", "MODAL_REGIONS": "eu,us-east",
+	}
+	for name, tc := range map[string]struct{ name, value, problem string }{
+		"all that is needed":                 {},
+		"a name whose port Modal closes":     {"MACHINE_URL", "https://machines.example.org:8443", "MACHINE_URL"},
+		"a token in clear over the internet": {"MACHINE_URL", "http://192.0.2.7", "MACHINE_URL is http://192.0.2.7: give an https URL"},
+		"a socket of another machine":        {"MACHINE_URL", "unix:/run/machine.sock", "MACHINE_URL is a Unix socket"},
+		"nothing behind the address":         {"MACHINE_LISTEN", "", "MACHINE_LISTEN is not set"},
+		"a provider that there is not":       {"SANDBOX_PROVIDER", "docker", "the providers are: local, modal"},
+	} {
+		changed := maps.Clone(vars)
+		maps.Copy(changed, good)
+		changed[tc.name] = tc.value
+		_, err := loadConfig(environ(changed))
+		if tc.problem == "" && err != nil || tc.problem != "" && (err == nil || !strings.Contains(err.Error(), tc.problem)) {
+			t.Errorf("%s: got the problems %v", name, err)
 		}
 	}
 }

@@ -21,7 +21,7 @@ func (c *Config) check() []error {
 	for name, value := range map[string]string{
 		"PUBLIC_URL": c.PublicURL, "SLACK_API_URL": c.SlackAPIURL, "SLACK_ISSUER": c.SlackIssuer,
 		"GITHUB_API_URL": c.GitHubAPIURL, "GITHUB_URL": c.GitHubURL, "MODEL_BASE_URL": c.ModelBaseURL,
-		"ANTHROPIC_BASE_URL": c.AnthropicURL, "OPENAI_BASE_URL": c.OpenAIURL, "OPENROUTER_BASE_URL": c.OpenRouterURL,
+		"MODAL_SERVER_URL": c.ModalServerURL, "ANTHROPIC_BASE_URL": c.AnthropicURL, "OPENAI_BASE_URL": c.OpenAIURL, "OPENROUTER_BASE_URL": c.OpenRouterURL,
 	} {
 		if u, err := url.Parse(value); value != "" && (err != nil || u.Host == "" || (u.Scheme != "http" && u.Scheme != "https")) {
 			complain("%s is %q: give a URL such as https://inspect.example.org", name, value)
@@ -36,9 +36,7 @@ func (c *Config) check() []error {
 		complain("LOG_LEVEL is %q: give debug, info, warn or error", c.LogLevel)
 	}
 	c.checkForms(complain)
-	if c.SandboxProvider != "local" {
-		complain("SANDBOX_PROVIDER is %q: the providers are: local", c.SandboxProvider)
-	}
+	c.checkProvider(complain)
 	if c.LocalUnisolated != "" && c.LocalUnisolated != "yes" {
 		complain("LOCAL_UNISOLATED is %q: only yes has a meaning", c.LocalUnisolated)
 	}

@@ -46,18 +46,23 @@ func checkTools(context.Context) (string, error) {
 
 // checks lists what there is to look at in a configuration.
 func (c *Config) checks(log *slog.Logger) []diagnosis {
-	return []diagnosis{
+	all := []diagnosis{
 		{"database", c.checkDatabase},
 		{"Slack bot", c.checkSlackBot},
 		{"Slack socket", c.checkSlackSocket},
 		{"Slack sign-in", c.checkSlackSignIn},
 		{"GitHub App", c.checkGitHub},
 		{"model", c.checkModel},
-		{"OpenCode", c.checkOpenCode},
-		{"ripgrep", checkRipgrep},
-		{"tools", checkTools},
-		{"sandboxes", func(ctx context.Context) (string, error) { return checkSandboxes(ctx, log, c.LocalUnisolated) }},
 	}
+	if c.SandboxProvider == providerModal {
+		return append(all, diagnosis{"sandboxes", func(ctx context.Context) (string, error) { return c.checkModal(ctx, log) }})
+	}
+	return append(all,
+		diagnosis{"OpenCode", c.checkOpenCode},
+		diagnosis{"ripgrep", checkRipgrep},
+		diagnosis{"tools", checkTools},
+		diagnosis{"sandboxes", func(ctx context.Context) (string, error) { return checkSandboxes(ctx, log, c.LocalUnisolated) }},
+	)
 }
 
 func (c *Config) checkOpenCode(ctx context.Context) (string, error) {

@@ -140,7 +140,8 @@ func keeperOf(box string) (pid int, err error) {
 // a prompt ran, a sandbox waits for a control plane that never comes.
 func endSandboxes(dir string) {
 	boxes, _ := filepath.Glob(filepath.Join(dir, "sandboxes", "boxes", "*"))
-	for _, box := range boxes {
+	atModal, _ := filepath.Glob(filepath.Join(dir, "modal", "boxes", "boxes", "*"))
+	for _, box := range append(boxes, atModal...) {
 		if pid, err := keeperOf(box); err == nil && isKeeper(pid) {
 			_ = syscall.Kill(pid, syscall.SIGKILL)
 		}

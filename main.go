@@ -26,7 +26,8 @@ const usage = `usage: openinspect <command>
 
   serve      run the control plane (configured by environment variables, see README)
   practice   run it on this machine with stand-ins for Slack, GitHub and the model
-             flags: --dir D (state, default .data), --listen ADDR (the page, default 127.0.0.1:8080)
+             flags: --dir D (state, default .data), --listen ADDR (the page, default 127.0.0.1:8080),
+             --sandboxes local|modal (who runs them; modal is a stand-in as well)
   supervise  run inside a sandbox (the control plane starts it)
   migrate    bring the database up to date
   doctor     check the configuration and every credential against its remote

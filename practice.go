@@ -24,6 +24,7 @@ import (
 
 	"openinspect/internal/devpg"
 	practicegithub "openinspect/internal/practice/github"
+	practicemodal "openinspect/internal/practice/modal"
 	practicemodel "openinspect/internal/practice/model"
 	practiceslack "openinspect/internal/practice/slack"
 	"openinspect/sandbox/image"
@@ -38,6 +39,8 @@ type practice struct {
 	dir    string
 	listen string
 	state  practiceState
+	// sandboxes is who runs them, a value of SANDBOX_PROVIDER; empty is local.
+	sandboxes string
 
 	// What tests set: the program that serves, and how the stand-ins behave.
 	binary   string
@@ -51,6 +54,7 @@ type practice struct {
 	slack   *practiceslack.Server
 	github  *practicegithub.Server
 	model   *practicemodel.Server // nil when a real model is configured
+	modal   *practicemodal.Server // nil when sandboxes are local
 	serve   *child
 }
 
@@ -59,6 +63,7 @@ type practiceState struct {
 	SlackPort  int    `json:"slack_port"`
 	GitHubPort int    `json:"github_port"`
 	ModelPort  int    `json:"model_port"`
+	ModalPort  int    `json:"modal_port"`
 	ModelKey   string `json:"model_key"`
 	SecretKey  string `json:"secret_key"`
 	Linked     bool   `json:"linked"` // Alice's and Bob's GitHub accounts are connected
@@ -70,11 +75,16 @@ func practiceCommand(ctx context.Context, args []string, stdout, stderr io.Write
 	flags.SetOutput(stderr)
 	dir := flags.String("dir", ".data", "folder for all state")
 	listen := flags.String("listen", "127.0.0.1:8080", "address of the product's page")
+	sandboxes := flags.String("sandboxes", providerLocal, "who runs sandboxes: local, or modal, by a stand-in for it")
 	if err := flags.Parse(args); err != nil {
 		return errConfig // flag has printed what is wrong
 	}
 	if flags.NArg() > 0 {
 		fmt.Fprintf(stderr, "openinspect: practice takes flags only; %q is none (see practice -h)\n", flags.Arg(0))
+		return errConfig
+	}
+	if *sandboxes != providerLocal && *sandboxes != providerModal {
+		fmt.Fprintf(stderr, "openinspect: --sandboxes is %q: give local or modal\n", *sandboxes)
 		return errConfig
 	}
 	abs, err := filepath.Abs(*dir)
@@ -94,7 +104,7 @@ func practiceCommand(ctx context.Context, args []string, stdout, stderr io.Write
 		_ = level.UnmarshalText([]byte(s)) // the child complains about a wrong one
 	}
 	p := &practice{
-		log: newLog(stderr, level), out: stdout, dir: abs, listen: *listen, binary: selfPath(), childOut: stderr, pace: 8 * time.Millisecond,
+		log: newLog(stderr, level), out: stdout, dir: abs, listen: *listen, sandboxes: *sandboxes, binary: selfPath(), childOut: stderr, pace: 8 * time.Millisecond,
 	}
 	return p.run(ctx)
 }
@@ -132,7 +142,7 @@ func (p *practice) run(ctx context.Context) (err error) {
 	defer stopStandins()
 	group, groupCtx := errgroup.WithContext(standins)
 	defer func() { err = errors.Join(err, p.closeStandins()) }()
-	if err := p.openStandins(groupCtx, group); err != nil {
+	if err := errors.Join(p.openStandins(groupCtx, group), p.openModal(groupCtx, group, opencode)); err != nil {
 		return err
 	}
 	p.serve = &child{log: p.log, binary: p.binary, env: p.childEnv(opencode), out: p.childOut, ready: p.pageURL() + "/readyz"}
@@ -303,7 +313,7 @@ func (p *practice) childEnv(opencode string) []string {
 		"GITHUB_APP_ID", fmt.Sprint(github.AppID), "GITHUB_PRIVATE_KEY", github.PrivateKey,
 		"GITHUB_CLIENT_ID", github.ClientID, "GITHUB_CLIENT_SECRET", github.ClientSecret,
 	)
-	env = append(env, p.extraEnv...)
+	env = append(append(env, p.modalEnv()...), p.extraEnv...)
 	if p.model != nil {
 		return set(env, "MODEL_BASE_URL", p.modelURL(), "MODEL_API_KEY", p.state.ModelKey, "MODEL", "practice")
 	}
@@ -373,8 +383,9 @@ Open-Inspect is running on this machine.
   Session pages      %s
   GitHub (stand-in)  %s/acme/greeter
   Model              %s
+  Sandboxes          %s
   All state          %s
 
 Ctrl-C ends everything.
-`, p.slackURL(), channel, p.pageURL(), p.githubURL(), model, p.dir)
+`, p.slackURL(), channel, p.pageURL(), p.githubURL(), model, p.whereSandboxesRun(), p.dir)
 }

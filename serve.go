@@ -27,7 +27,6 @@ import (
 	"openinspect/migrations"
 	"openinspect/sandbox"
 	"openinspect/sandbox/image"
-	"openinspect/sandbox/local"
 	"openinspect/sessions"
 	"openinspect/web"
 )
@@ -41,7 +40,8 @@ type control struct {
 	cluster    *devpg.Cluster // nil if DATABASE_URL is set
 	dsn        string
 	db         *sqlx.DB
-	provider   *local.Provider
+	provider   sandboxes
+	executable *executable // what sandboxes fetch; nil if they see it anyway
 	forge      *github.App
 	engine     *sessions.Engine
 	bot        *bot.Bot
@@ -49,7 +49,6 @@ type control struct {
 
 	people   *http.Server // pages, for people
 	machines *http.Server // doors and bridge, for sandboxes
-	socket   string       // the machine listener's Unix socket
 }
 
 // serveCommand is `openinspect serve`.
@@ -119,36 +118,14 @@ func (c *control) openDatabase(ctx context.Context) (err error) {
 // imageBuilds is how many images this process builds at once.
 const imageBuilds = 1
 
-// openProvider makes the provider of sandboxes.
-func (c *control) openProvider(ctx context.Context) error {
-	opencode := c.cfg.OpenCodePath
-	if opencode == "" {
-		var err error
-		if opencode, err = ensureOpenCode(ctx); err != nil {
-			return err
-		}
-	}
-	dir, err := filepath.Abs(c.cfg.DataDir)
-	if err != nil {
-		return err
-	}
-	c.socket = filepath.Join(dir, "machine", "machine.sock")
-	c.provider, err = local.New(ctx, local.Options{
-		Dir: filepath.Join(dir, "sandboxes"), Control: c.socket, Binary: selfPath(),
-		Tools:    map[string]string{sandbox.Tools + "/opencode": opencode},
-		MaxBoxes: c.cfg.MaxSandboxes + imageBuilds, Unisolated: c.cfg.LocalUnisolated == "yes", Log: c.log,
-	})
-	return err
-}
-
 // buildEngine makes the core.
 func (c *control) buildEngine(ctx context.Context, key *seal.Key, route modelRoute) (err error) {
 	cfg := c.cfg
 	botName, botEmail := c.forge.BotIdentity(ctx)
 	c.engine, err = sessions.New(c.log, c.db, sessions.Config{
 		Replica: uuid.NewString(), Listen: c.dsn, PublicURL: strings.TrimSuffix(cfg.PublicURL, "/"),
-		Control: local.ControlAddress(c.socket), Command: []string{sandbox.Tools + "/openinspect", "supervise"},
-		Provider: c.provider, Forge: c.forge, Seal: key, Scrub: cfg.secretValues(),
+		Control: c.provider.control, Command: c.provider.command,
+		Provider: c.provider.Provider, Forge: c.forge, Seal: key, Scrub: cfg.secretValues(),
 		Chooser: model.New(c.log, model.Config{
 			BaseURL: route.BaseURL, Key: route.Key, Model: route.Small, Protocol: route.Protocol,
 		}),
@@ -215,17 +192,20 @@ func (c *control) buildSurfaces(route modelRoute) (err error) {
 const peopleIdle = 11 * time.Minute
 
 // machineHandler serves sandboxes: the git door, the model door, the egress
-// proxy and the bridge.
+// proxy, the bridge and the program that they run.
 func (c *control) machineHandler(route modelRoute) (http.Handler, error) {
 	prices, err := modelPrices(c.cfg.ModelPrices)
 	if err != nil {
 		return nil, err
 	}
-	bridge := http.NewServeMux()
-	bridge.Handle(sandbox.BridgePath, sandbox.BridgeHandler(c.engine.ServeBridge))
-	bridge.Handle(sandbox.UploadPath, sandbox.UploadHandler(c.engine.TakeUpload))
+	next := http.NewServeMux()
+	next.Handle(sandbox.BridgePath, sandbox.BridgeHandler(c.engine.ServeBridge))
+	next.Handle(sandbox.UploadPath, sandbox.UploadHandler(c.engine.TakeUpload))
+	if c.executable != nil {
+		next.Handle("GET "+sandbox.SupervisorPath+"{sha256}", c.executable.handler(doorAuth{c.engine}, c.log))
+	}
 	return doors.New(doors.Config{
-		Auth: doorAuth{c.engine}, Next: bridge, Log: c.log,
+		Auth: doorAuth{c.engine}, Next: next, Log: c.log,
 		Git: doors.NewGit(doors.GitConfig{Upstream: gitUpstream{c.forge}, Pushed: c.engine.Pushed, Log: c.log}),
 		Model: doors.NewModel(doors.ModelConfig{
 			Providers: map[string]doors.Provider{route.Protocol: {
@@ -279,7 +259,7 @@ func (c *control) run(ctx context.Context) error {
 	for _, l := range machineListeners {
 		group.Go(func() error { return serveUntil(late, c.machines, l, time.Second) })
 	}
-	group.Go(func() error { return ignoreCanceled(c.provider.Run(late)) })
+	group.Go(func() error { return ignoreCanceled(c.provider.run(late)) })
 	group.Go(func() error { return ignoreCanceled(c.engine.Run(late)) })
 	group.Go(func() error {
 		select {
@@ -294,17 +274,6 @@ func (c *control) run(ctx context.Context) error {
 	return errors.Join(group.Wait(), c.endSandboxes())
 }
 
-// endSandboxes ends what the engine could not park, because it was still being
-// prepared, if nothing shall be left running.
-func (c *control) endSandboxes() error {
-	if !c.cfg.ParkOnExit {
-		return nil
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
-	defer cancel()
-	return c.engine.EndStarting(ctx)
-}
-
 // parkAll parks every sandbox if the configuration says so.
 func (c *control) parkAll() {
 	if !c.cfg.ParkOnExit {
@@ -315,24 +284,6 @@ func (c *control) parkAll() {
 	if err := c.engine.ParkAll(ctx); err != nil {
 		c.log.Error("parking sandboxes at exit", "err", err)
 	}
-}
-
-// listenMachines opens the machine listener: a Unix socket for local sandboxes,
-// and a TCP address if one is configured.
-func (c *control) listenMachines() ([]net.Listener, error) {
-	unix, err := local.Listen(c.socket)
-	if err != nil {
-		return nil, fmt.Errorf("opening the machine listener: %w", err)
-	}
-	listeners := []net.Listener{unix}
-	if c.cfg.MachineListen != "" {
-		tcp, err := net.Listen("tcp", c.cfg.MachineListen)
-		if err != nil {
-			return nil, errors.Join(fmt.Errorf("MACHINE_LISTEN: %w", err), unix.Close())
-		}
-		listeners = append(listeners, tcp)
-	}
-	return listeners, nil
 }
 
 // serveUntil serves until ctx ends, then lets open requests finish for a time.
@@ -359,6 +310,9 @@ func serveUntil(ctx context.Context, srv *http.Server, l net.Listener, grace tim
 // close ends what newControl opened.
 func (c *control) close() error {
 	var errs []error
+	if c.provider.close != nil {
+		errs = append(errs, c.provider.close())
+	}
 	if c.db != nil {
 		errs = append(errs, c.db.Close())
 	}

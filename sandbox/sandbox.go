@@ -23,6 +23,7 @@ import (
 	"io"
 	"iter"
 	"net/http"
+	"strings"
 	"time"
 )
 
@@ -150,7 +151,7 @@ type Box interface {
 	// with the headers that a request to it needs.
 	URL(ctx context.Context, port int) (string, http.Header, error)
 	// Snapshot saves the filesystem of the live box, which goes on running. The
-	// provider may forget it once keep has passed; 0 is KeepSession.
+	// provider may forget it once keep has passed; 0 is KeepSession, less is ErrInvalid.
 	Snapshot(ctx context.Context, keep time.Duration) (Ref, error)
 	// Park ends the box and keeps its filesystem, for KeepSession at least; Start
 	// with the Ref continues it.
@@ -173,3 +174,33 @@ var (
 	ErrCapacity = errors.New("no capacity for a sandbox now")
 	ErrInvalid  = errors.New("sandbox request is invalid")
 )
+
+// Gone is an ErrGone with what its provider still knows of the box.
+type Gone struct {
+	ID string
+	// Log is the end of what the box's main program printed; it is not trusted.
+	Log string
+}
+
+// Error implements error.
+func (g *Gone) Error() string {
+	text := ErrGone.Error() + ": " + g.ID
+	if g.Log != "" {
+		text += "; its log ends with:\n" + g.Log
+	}
+	return text
+}
+
+// Is makes it an ErrGone.
+func (g *Gone) Is(target error) bool { return target == ErrGone }
+
+// LastWords is the last line that a box printed, if err says that it is gone and
+// its provider knows: most often, why.
+func LastWords(err error) string {
+	var gone *Gone
+	if !errors.As(err, &gone) {
+		return ""
+	}
+	log := strings.TrimSpace(gone.Log)
+	return strings.TrimSpace(log[strings.LastIndexByte(log, '\n')+1:])
+}

@@ -21,6 +21,10 @@ const ProtocolVersion = 1
 // BridgePath is where the machine listener serves the bridge.
 const BridgePath = "/bridge"
 
+// SupervisorPath begins where the machine listener serves the program whose SHA-256
+// follows in hexadecimal, to whoever has a sandbox's token.
+const SupervisorPath = "/supervisor/"
+
 // Message is one frame in either direction: exactly one field is set.
 type Message struct {
 	Hello     *Hello     `json:"hello,omitempty"`

@@ -289,11 +289,12 @@ func TestABoxThatDiesWheneverItBootsIsAFailure(t *testing.T) { // I3
 	t.Parallel()
 	w := sessionstest.New(t)
 	w.Provider.Boot = func(_ context.Context, b *sessionstest.Box) { go b.Crash() }
+	w.Provider.Log = "fetching\nno supervisor\n"
 	e := w.Engine()
 	sessions.Hasten(e)
 	w.Run(e)
 	p := ended(t, e, w.Ask(e, w.Person(e, "Alice").ID, "1.0", "acme/greeter: one").Prompt.ID)
-	if p.State != sessions.Failed || p.Reason != "The sandbox ended while it was being prepared." {
+	if p.State != sessions.Failed || p.Reason != "The sandbox ended while it was being prepared, and said: no supervisor" {
 		t.Errorf("ended as %s: %s", p.State, p.Reason)
 	}
 	if got := len(w.Provider.Specs()); got != 3 {

@@ -81,6 +81,7 @@ type silentBox struct {
 	State    SandboxState `db:"state"`
 	Failures int          `db:"failures"`
 	Ref      sandbox.Ref  `db:"ref"` // what the next box continues from, if anything
+	Said     string       `db:"-"`   // the last that it said, once it is gone
 	left     keeping      // what was saved of it at its end
 }
 
@@ -189,6 +190,7 @@ func (e *Engine) lookFor(ctx context.Context, b *silentBox, giveUp bool) (gone b
 	if !errors.Is(err, sandbox.ErrGone) {
 		return false, err
 	}
+	b.Said = e.scrub.text(storable(sandbox.LastWords(err)))
 	b.left, err = e.leftBy(asking, b.Session, b.Box)
 	return err == nil, err
 }
@@ -205,7 +207,11 @@ func (e *Engine) lose(ctx context.Context, b silentBox) error {
 			return err
 		}
 		if b.State != SandboxReady {
-			return t.countFailure(ctx, s, b.Failures, "The sandbox ended while it was being prepared.")
+			reason := "The sandbox ended while it was being prepared."
+			if b.Said != "" {
+				reason = "The sandbox ended while it was being prepared, and said: " + b.Said
+			}
+			return t.countFailure(ctx, s, b.Failures, reason)
 		}
 		_, err := t.ExecContext(ctx, `update sandboxes set state = 'lost', state_at = now(), reason = 'it ended', token_hash = null,
 			box = '', holder = '', retry_at = null, busy = false, memory = 0 where session_id = $1`, s.ID)

@@ -171,7 +171,7 @@ func (b *box) talk(ctx context.Context, c *net.UnixConn, q request, r *reply, wi
 	case r.Missing:
 		return nil, fmt.Errorf("%w: %s", fs.ErrNotExist, r.Error)
 	case r.Invalid:
-		return nil, invalid("%s", r.Error)
+		return nil, sandbox.Invalid("%s", r.Error)
 	}
 	return nil, fmt.Errorf("sandbox %s: %s", b.record.Name, r.Error)
 }
@@ -180,7 +180,7 @@ func (b *box) talk(ctx context.Context, c *net.UnixConn, q request, r *reply, wi
 // directory or a device ErrInvalid.
 func (b *box) ReadFile(ctx context.Context, name string, w io.Writer) error {
 	if !path.IsAbs(name) {
-		return invalid("%q is not an absolute path", name)
+		return sandbox.Invalid("%q is not an absolute path", name)
 	}
 	f, err := b.fetch(ctx, request{Op: opOpen, Path: name})
 	if err != nil {
@@ -230,7 +230,7 @@ func (c cancelled) Read(p []byte) (int, error) {
 // directories above it are made, and the mode of one that it replaces is kept.
 func (b *box) WriteFile(ctx context.Context, name string, r io.Reader) error {
 	if !path.IsAbs(name) {
-		return invalid("%q is not an absolute path", name)
+		return sandbox.Invalid("%q is not an absolute path", name)
 	}
 	c, err := b.dial()
 	if err != nil {

@@ -8,9 +8,10 @@ import (
 	"io/fs"
 	"net"
 	"os"
-	"path"
 	"sync/atomic"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"openinspect/sandbox"
 )
@@ -29,18 +30,11 @@ const (
 // killed with it when its time is over or ctx ends; the error then wraps
 // context.DeadlineExceeded or is that of ctx. A command killed by a signal exits
 // with 128 and the signal, one that does not exist with 127, as in a shell. It
-// inherits nothing of Spec.Env.
+// inherits nothing of Spec.Env. A Stdin that is an *os.File is the command's own
+// standard input, as with os/exec: nothing is copied, and no reader of it is left
+// waiting when the command ends.
 func (b *box) Exec(ctx context.Context, c sandbox.Cmd) (int, error) {
-	if len(c.Args) == 0 || c.Args[0] == "" {
-		return 0, invalid("a command needs arguments")
-	}
-	if c.Dir != "" && !path.IsAbs(c.Dir) {
-		return 0, invalid("%q is not an absolute path", c.Dir)
-	}
-	if c.Timeout < 0 {
-		return 0, invalid("a timeout of %s is not a duration", c.Timeout)
-	}
-	if err := validCommand(c.Args, c.Env); err != nil {
+	if err := c.Check(); err != nil {
 		return 0, err
 	}
 	if err := ctx.Err(); err != nil {
@@ -77,7 +71,7 @@ func execResult(c sandbox.Cmd, r reply, err error) (int, error) {
 		}
 		return exitMissing, nil
 	case r.Invalid:
-		return 0, invalid("%s", r.Error)
+		return 0, sandbox.Invalid("%s", r.Error)
 	case r.Error != "":
 		return 0, errors.New(r.Error)
 	}
@@ -134,7 +128,16 @@ func openStreams(c sandbox.Cmd) (_ *streams, err error) {
 			s.abandon()
 		}
 	}()
-	if c.Stdin == nil {
+	if file, ok := c.Stdin.(*os.File); ok {
+		own, err := duplicate(file)
+		if err == nil { // a pipe of Go's does not block, which programs do not expect
+			err = unix.SetNonblock(int(own.Fd()), false)
+		}
+		if err != nil {
+			return nil, err
+		}
+		s.theirs = append(s.theirs, own)
+	} else if c.Stdin == nil {
 		null, err := os.Open(os.DevNull)
 		if err != nil {
 			return nil, fmt.Errorf("opening no input: %w", err)

@@ -11,7 +11,6 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -318,14 +317,4 @@ func inside(fs string) []bind {
 		{Host: filepath.Join(fs, "home"), Inside: sandbox.Home, Writable: true},
 		{Host: filepath.Join(fs, "workspace"), Inside: sandbox.Workspace, Writable: true},
 	}
-}
-
-// invalid makes an error that a person has to do something about.
-func invalid(format string, args ...any) error {
-	return fmt.Errorf("%w: %s", sandbox.ErrInvalid, fmt.Sprintf(format, args...))
-}
-
-// printable reports whether s is text that can be shown in a list.
-func printable(s string) bool {
-	return s == strings.ToValidUTF8(s, "") && !strings.ContainsFunc(s, func(r rune) bool { return r < ' ' || r == 0x7f })
 }

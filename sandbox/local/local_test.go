@@ -2,6 +2,7 @@ package local
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -55,7 +56,7 @@ func TestConformance(t *testing.T) {
 	t.Parallel()
 	p := open(t, Options{})
 	t.Run("suite", func(t *testing.T) {
-		sandboxtest.Run(t, func(*testing.T) sandbox.Provider { return p })
+		sandboxtest.Run(t, func(*testing.T) sandbox.Provider { return p }, faulty)
 	})
 	for _, name := range []string{"boxes", "saved", "tmp", "trash"} {
 		left, err := os.ReadDir(filepath.Join(p.dir, name))
@@ -63,4 +64,46 @@ func TestConformance(t *testing.T) {
 			t.Errorf("left in %s: %v, %v", name, left, err)
 		}
 	}
+}
+
+// faulty opens a provider that can be broken.
+func faulty(t *testing.T) sandboxtest.Faults {
+	p := open(t, Options{})
+	return sandboxtest.Faults{
+		Provider: p,
+		End: func(t *testing.T, b sandbox.Box) {
+			if err := b.(*box).record.Keeper.kill(t.Context()); err != nil {
+				t.Fatalf("killing a keeper: %v", err)
+			}
+		},
+		Fill: func(t *testing.T) func() {
+			p.maxBoxes = 1
+			filler := start(t, p)
+			return func() {
+				if err := filler.Kill(t.Context()); err != nil {
+					t.Fatalf("making room: %v", err)
+				}
+			}
+		},
+		Hang:  func(t *testing.T) func() { return hangBwrap(t, p) },
+		Stall: func(t *testing.T) func() { return hangBwrap(t, p) },
+	}
+}
+
+// hangBwrap puts something in bubblewrap's place that never starts a box and
+// never ends a copy, but ends with whoever wants it.
+func hangBwrap(t *testing.T, p *Provider) (heal func()) {
+	t.Helper()
+	dir, err := os.MkdirTemp("/var/tmp", "local-hang-") // the stage covers /tmp, and other users cannot enter t.TempDir
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	path, script := filepath.Join(dir, "bwrap"), "#!/bin/sh\nif [ -e /proc/self/fd/3 ]; then exec cat <&3; fi\nexec sleep 600\n"
+	if err := errors.Join(os.Chmod(dir, 0o755), os.WriteFile(path, []byte(script), 0o755)); err != nil {
+		t.Fatal(err)
+	}
+	real := p.bwrap
+	p.bwrap = path
+	return func() { p.bwrap = real }
 }

@@ -36,7 +36,7 @@ func parseRef(r sandbox.Ref) (savedRef, error) {
 	}
 	m := refForm.FindStringSubmatch(string(r))
 	if m == nil {
-		return savedRef{}, invalid("%q names no filesystem of this provider", r)
+		return savedRef{}, sandbox.Invalid("%q names no filesystem of this provider", r)
 	}
 	return savedRef{kind: m[1], name: string(r)}, nil
 }
@@ -119,7 +119,10 @@ func bearable(complaints string) bool {
 
 // Snapshot implements sandbox.Box. The copy is of a filesystem in use: a file
 // that is written meanwhile may be copied half. It is kept until it is deleted.
-func (b *box) Snapshot(ctx context.Context, _ time.Duration) (sandbox.Ref, error) {
+func (b *box) Snapshot(ctx context.Context, keep time.Duration) (sandbox.Ref, error) {
+	if keep < 0 {
+		return "", sandbox.Invalid("a saved filesystem cannot be kept for %s", keep)
+	}
 	if !b.record.Keeper.alive() {
 		return "", b.p.gone(b.record.ID)
 	}
@@ -249,7 +252,7 @@ func (p *Provider) Build(ctx context.Context, from sandbox.Ref, steps []string, 
 	if r, err := parseRef(from); err != nil {
 		return "", err
 	} else if r.kind == kindParked {
-		return "", invalid("%s is parked: only a box continues it", from)
+		return "", sandbox.Invalid("%s is parked: only a box continues it", from)
 	}
 	b, err := p.start(ctx, sandbox.Spec{
 		Name: "build " + newID(), From: from, Command: []string{"sleep", "infinity"}, Tags: map[string]string{"build": "yes"},

@@ -30,7 +30,7 @@ func (p *Provider) Start(ctx context.Context, s sandbox.Spec) (sandbox.Box, erro
 
 // start is Start of a box that lives no longer than owner, if any.
 func (p *Provider) start(ctx context.Context, s sandbox.Spec, owner *process) (*box, error) {
-	if err := p.validate(s); err != nil {
+	if err := s.Check(p.lifetime); err != nil {
 		return nil, err
 	}
 	from, err := parseRef(s.From)
@@ -60,40 +60,6 @@ func newID() string {
 	return hex.EncodeToString(id)
 }
 
-func (p *Provider) validate(s sandbox.Spec) error {
-	switch {
-	case s.Name == "" || len(s.Name) > 200 || !printable(s.Name):
-		return invalid("the name %q is not 1 to 200 bytes of text", s.Name)
-	case len(s.Command) == 0 || s.Command[0] == "":
-		return invalid("sandbox %s has no command", s.Name)
-	case s.Lifetime < 0 || s.Lifetime > p.lifetime:
-		return invalid("a lifetime of %s is not within 0 and %s", s.Lifetime, p.lifetime)
-	case s.CPU < 0 || s.MemMiB < 0:
-		return invalid("%g cores and %d MiB are not an amount", s.CPU, s.MemMiB)
-	}
-	for _, port := range s.Ports {
-		if port < 1 || port > 65535 {
-			return invalid("%d is not a port", port)
-		}
-	}
-	return validCommand(s.Command, s.Env)
-}
-
-// validCommand refuses what execve(2) cannot pass on.
-func validCommand(args []string, env map[string]string) error {
-	for _, arg := range args {
-		if strings.ContainsRune(arg, 0) {
-			return invalid("an argument has a zero byte")
-		}
-	}
-	for name, value := range env {
-		if name == "" || strings.ContainsAny(name, "=\x00") || strings.ContainsRune(value, 0) {
-			return invalid("%q cannot be an environment variable", name)
-		}
-	}
-	return nil
-}
-
 // reserve makes the record of a box under its name, if no live box has it.
 func (p *Provider) reserve(ctx context.Context, r record) error {
 	half := filepath.Join(p.dir, "tmp", p.tempName(r.Starter))
@@ -119,7 +85,7 @@ func (p *Provider) reserve(ctx context.Context, r record) error {
 			continue
 		}
 		if live++; other.Name == r.Name {
-			return invalid("a sandbox named %s is alive", r.Name)
+			return sandbox.Invalid("a sandbox named %s is alive", r.Name)
 		}
 	}
 	if p.maxBoxes > 0 && live >= p.maxBoxes {

@@ -158,10 +158,7 @@ func (p *Provider) gone(id string) error {
 			log = t.Log
 		}
 	}
-	if log == "" {
-		return fmt.Errorf("%w: %s", sandbox.ErrGone, id)
-	}
-	return fmt.Errorf("%w: %s; its log ends with:\n%s", sandbox.ErrGone, id, log)
+	return &sandbox.Gone{ID: id, Log: log}
 }
 
 func (p *Provider) forgetTombstones() error {

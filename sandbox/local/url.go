@@ -28,8 +28,8 @@ type forwardKey struct {
 // program of the host can reach, as long as the box lives and Run runs. The port
 // inside must listen on the box's loopback or on all its addresses.
 func (b *box) URL(ctx context.Context, port int) (string, http.Header, error) {
-	if port < 1 || port > 65535 {
-		return "", nil, invalid("%d is not a port", port)
+	if err := sandbox.CheckPort(port); err != nil {
+		return "", nil, err
 	}
 	if !b.record.Keeper.alive() {
 		return "", nil, b.p.gone(b.record.ID)

@@ -29,8 +29,9 @@ const patience = 2 * time.Minute
 // with t.Cleanup. Providers may share state: the tests use names of their own.
 type Open func(t *testing.T) sandbox.Provider
 
-// Run runs the suite.
-func Run(t *testing.T, open Open) {
+// Run runs the suite. faulty opens a provider of its own for each test that
+// breaks something.
+func Run(t *testing.T, open Open, faulty func(t *testing.T) Faults) {
 	for name, test := range map[string]func(*testing.T, *suite){
 		"start":       testStart,
 		"invalid":     testInvalid,
@@ -45,6 +46,7 @@ func Run(t *testing.T, open Open) {
 		"snapshot":    testSnapshot,
 		"park":        testPark,
 		"saved":       testSaved,
+		"stubborn":    testParkStubborn,
 		"build":       testBuild,
 		"kill":        testKill,
 		"gone":        testGone,
@@ -56,6 +58,7 @@ func Run(t *testing.T, open Open) {
 			test(t, newSuite(t, open(t)))
 		})
 	}
+	runFaults(t, faulty)
 }
 
 // suite is one test's provider and its wrappers, which fail the test.

@@ -231,6 +231,8 @@ func testSnapshot(t *testing.T, s *suite) {
 		t.Fatalf("taking a snapshot: %v", err)
 	}
 	s.deleted(ref)
+	_, err = b.Snapshot(s.ctx, -time.Second)
+	s.want("saving it for less than no time", err, sandbox.ErrInvalid)
 	s.sh(b, "echo later >/workspace/later; rm $HOME/file") // the box goes on
 	for range 2 {
 		spec := s.spec()
@@ -287,6 +289,24 @@ func testPark(t *testing.T, s *suite) {
 			t.Fatalf("parking again: %v", err)
 		}
 		s.deleted(ref)
+	}
+}
+
+// testParkStubborn parks a box whose main program does not want to end.
+func testParkStubborn(t *testing.T, s *suite) {
+	spec := s.spec()
+	spec.Command = []string{"sh", "-c", `trap '' TERM; touch $HOME/ready; while :; do sleep 0.1; done`}
+	b := s.start(spec)
+	s.sh(b, "until [ -e ready ]; do sleep 0.01; done; echo work >work")
+	ref, err := b.Park(s.ctx)
+	if err != nil {
+		t.Fatalf("parking: %v", err)
+	}
+	s.deleted(ref)
+	askDead(s, "parked", b)
+	spec.From, spec.Command = ref, []string{"sleep", "600"}
+	if got := s.sh(s.start(spec), "cat work"); got != "work" {
+		t.Errorf("what was parked has %q", got)
 	}
 }
 

@@ -45,6 +45,8 @@ type Provider struct {
 	// CPU and MemMiB are what Caps says; 0: one core, 1 GiB.
 	CPU    float64
 	MemMiB int
+	// Log is what ended boxes have printed.
+	Log string
 
 	world *World
 	mu    sync.Mutex
@@ -220,7 +222,7 @@ func (p *Provider) Attach(_ context.Context, id string) (sandbox.Box, error) {
 	if b := p.boxes[id]; b != nil {
 		return b, nil
 	}
-	return nil, sandbox.ErrGone
+	return nil, &sandbox.Gone{ID: id, Log: p.Log}
 }
 
 // List implements sandbox.Provider.

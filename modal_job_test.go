@@ -1,0 +1,167 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	practicemodal "openinspect/internal/practice/modal"
+)
+
+// atModal has sandboxes run at the stand-in for Modal.
+func atModal(p *practice) {
+	p.sandboxes = providerModal
+	p.extraEnv = append(p.extraEnv, "PARK_AFTER=2s")
+}
+
+func TestTheMainJobIsDoneAtModalWithAPauseInBetween(t *testing.T) {
+	r := startRig(t, atModal)
+	channel := r.channel("greeter")
+	thread := r.say("alice", channel, "", "@inspect fix the failing test in acme/greeter")
+	first := r.waitSettled(thread, 1, 3*time.Minute)[0]
+	if first.State != "completed" {
+		t.Fatalf("the first prompt ended as %s: %s", first.State, first.Reason)
+	}
+	before := r.parked(first.Session)
+	sandboxes := r.practice.modal.Sandboxes()
+	if len(sandboxes) != 1 || sandboxes[0].Ended.IsZero() {
+		t.Fatalf("after parking Modal has the sandboxes %+v, want one that has ended", sandboxes)
+	}
+
+	r.say("bob", channel, thread, "add a usage section to the README")
+	prompts := r.waitSettled(thread, 2, 3*time.Minute)
+	if prompts[1].State != "completed" {
+		t.Errorf("the second prompt ended as %s: %s", prompts[1].State, prompts[1].Reason)
+	}
+	sandboxes = r.practice.modal.Sandboxes()
+	if len(sandboxes) != 2 || sandboxes[1].Image != before && sandboxes[0].Image != before {
+		t.Errorf("the session did not go on from the image %s: %+v", before, sandboxes)
+	}
+	r.checkThread(channel, thread, prompts)
+	r.checkPullRequest(first.Session)
+	r.checkLog(first.Session)
+	after := r.parked(first.Session)
+	r.eventually("only the last saved filesystem is kept", time.Minute, func() error {
+		for _, image := range r.practice.modal.Images() {
+			if image.Snapshot != "" && image.ID != after {
+				return fmt.Errorf("image %s is there", image.ID)
+			}
+		}
+		return nil
+	})
+}
+
+// parked waits until a session's sandbox is parked and returns what it was saved as.
+func (r *rig) parked(session string) (ref string) {
+	r.Helper()
+	r.eventually("the sandbox is parked", time.Minute, func() error {
+		var state string
+		row := r.db.QueryRow(`select state, ref from sandboxes where session_id = $1`, session)
+		if err := row.Scan(&state, &ref); err != nil {
+			return err
+		}
+		if state != "parked" || ref == "" {
+			return fmt.Errorf("it is %s", state)
+		}
+		return nil
+	})
+	return ref
+}
+
+func TestDoctorNamesAWrongTokenOfModals(t *testing.T) {
+	r := startRig(t, atModal)
+	env := r.practice.childEnv("/bin/true")
+	doctor := func(env []string) (string, error) {
+		cmd := exec.CommandContext(t.Context(), r.practice.binary, "doctor")
+		cmd.Env = env
+		out, err := cmd.CombinedOutput()
+		return string(out), err
+	}
+	if out, err := doctor(env); err != nil || !strings.Contains(out, "Modal takes the token") {
+		t.Errorf("doctor on a healthy configuration: %v\n%s", err, out)
+	}
+	env = append(env, "MODAL_TOKEN_SECRET=as-wrong")
+	var exit *exec.ExitError
+	if out, err := doctor(env); !errors.As(err, &exit) || !strings.Contains(out, "✗ sandboxes") || !strings.Contains(out, "MODAL_TOKEN_SECRET") {
+		t.Errorf("doctor with a wrong token: %v\n%s", err, out)
+	}
+}
+
+// TestAControlPlaneKilledWhileModalWorksLeaksNothing kills it where only Modal
+// knows what was done: a sandbox is started, a filesystem is being saved, a
+// parked sandbox is not terminated yet.
+func TestAControlPlaneKilledWhileModalWorksLeaksNothing(t *testing.T) {
+	r := startRig(t, func(p *practice) {
+		atModal(p)
+		p.scripts = killScript.write(t)
+		p.pace = 5 * time.Millisecond
+		p.slackOpt.Retries = []time.Duration{0, 3 * time.Second, 10 * time.Second, 30 * time.Second}
+	})
+	modal := r.practice.modal
+	killed := func(where string, come func() bool) {
+		t.Helper()
+		r.eventually(where, time.Minute, func() error {
+			if !come() {
+				return errors.New("not yet")
+			}
+			return nil
+		})
+		r.killServe()
+		modal.Clear()
+	}
+	channel := r.channel("greeter")
+	modal.Inject(practicemodal.Fault{Kind: practicemodal.Hang, Method: "SandboxCreateV2", AfterEffect: true, Times: 1})
+	thread := r.say("alice", channel, "", "@inspect leave trace first0 in acme/greeter")
+	killed("a sandbox is started and nobody was told", func() bool { return len(modal.Sandboxes()) == 1 })
+
+	modal.Inject(practicemodal.Fault{Kind: practicemodal.Hang, Method: "TaskSnapshotFilesystem", Times: 1})
+	session := r.waitSettled(thread, 1, 3*time.Minute)[0].Session
+	killed("the sandbox is being saved", func() bool { return r.sandboxState(session) == "parking" })
+	r.parked(session)
+
+	modal.Inject(practicemodal.Fault{Kind: practicemodal.Hang, Method: "SandboxTerminateV2", Times: 1})
+	r.say("bob", channel, thread, "leave trace second0")
+	prompts := r.waitSettled(thread, 2, 3*time.Minute)
+	killed("the sandbox is saved and runs", func() bool {
+		return r.sandboxState(session) == "parking" && slices.ContainsFunc(modal.Images(), func(i practicemodal.Image) bool {
+			return slices.ContainsFunc(modal.Sandboxes(), func(s practicemodal.Sandbox) bool { return s.ID == i.Sandbox && s.Ended.IsZero() })
+		})
+	})
+	last := r.parked(session)
+
+	for _, p := range prompts {
+		if p.State != "completed" {
+			t.Errorf("%q ended as %s: %s", p.Text, p.State, p.Reason)
+		}
+	}
+	r.checkThread(channel, thread, prompts)
+	r.checkLog(session)
+	r.checkPullRequest(session)
+	r.checkTraces(session, 0)
+	if all := modal.Sandboxes(); len(all) != 2 || all[0].Ended.IsZero() || all[1].Ended.IsZero() {
+		t.Errorf("the sandboxes are %+v, want two that have ended", all)
+	}
+	kept := map[string]bool{}
+	for _, image := range modal.Images() {
+		kept[image.ID] = true
+		if image.Snapshot != "" && image.Expires.IsZero() {
+			t.Errorf("image %s is kept for ever", image.ID)
+		}
+	}
+	if !kept[last] {
+		t.Errorf("what the session goes on from, %s, is not there: %v", last, kept)
+	}
+}
+
+// sandboxState is the state of a session's sandbox.
+func (r *rig) sandboxState(session string) (state string) {
+	r.Helper()
+	if err := r.db.Get(&state, `select state from sandboxes where session_id = $1`, session); err != nil {
+		r.Fatal(err)
+	}
+	return state
+}

@@ -1,0 +1,288 @@
+package modal
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	sdk "github.com/modal-labs/modal-client/go"
+
+	"openinspect/sandbox"
+)
+
+const (
+	// quietTime is how long the output of an ended command is waited for when a
+	// child that it left behind still holds it and is silent.
+	quietTime = time.Second
+	// outputTime bounds that wait when the output goes on. Modal holds back all
+	// that was not read yet, so that it is long.
+	outputTime = 5 * time.Minute
+	// endTime bounds ending a command.
+	endTime = 20 * time.Second
+	// watchEvery is how often a box is looked for while a command runs in it.
+	watchEvery = 10 * time.Second
+	// inputChunk is how much input is sent at once, as the SDK does with files.
+	inputChunk = 256 << 10
+	// exitKilled is the status of what was killed, a box's end included.
+	exitKilled = 128 + 9
+)
+
+// Exec implements sandbox.Box. When the time of a command is over or ctx ends, it
+// is killed with all processes that it started; the error then wraps
+// context.DeadlineExceeded or is that of ctx. Arguments may have 60 KiB together.
+func (b *box) Exec(ctx context.Context, c sandbox.Cmd) (int, error) {
+	if err := c.Check(); err != nil {
+		return 0, err
+	}
+	if err := ctx.Err(); err != nil {
+		return 0, err
+	}
+	if b.h.dead.Load() {
+		return 0, goneIf(true, b.ID())
+	}
+	id := rand.Text()
+	params := &sdk.SandboxExecParams{Workdir: c.Dir, Env: user(), Stdout: behaviour(c.Stdout), Stderr: behaviour(c.Stderr)}
+	if params.Workdir == "" {
+		params.Workdir = sandbox.Home
+	}
+	maps.Copy(params.Env, c.Env)
+	params.Env[commandVariable] = id
+	running, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	if c.Timeout > 0 {
+		var stop context.CancelFunc
+		running, stop = context.WithTimeout(running, c.Timeout)
+		defer stop()
+		params.Timeout = wholeSeconds(c.Timeout + endTime) // for the case that nobody is left to end it
+	}
+	process, err := b.h.sb.Exec(running, shell(execScript, c.Args...), params)
+	if err == nil {
+		var exit int
+		exit, err = b.await(running, cancel, process, c)
+		if err == nil && running.Err() == nil {
+			return exit, nil
+		}
+	}
+	if running.Err() != nil {
+		err = b.interrupted(ctx, running, id, c, err)
+	}
+	return 0, fmt.Errorf("running %s in sandbox %s: %w", c.Args[0], b.ID(), b.explain(ctx, err))
+}
+
+func behaviour(w io.Writer) sdk.StdioBehavior {
+	if w == nil {
+		return sdk.Ignore
+	}
+	return sdk.Pipe
+}
+
+// interrupted ends a command that was not waited for to its end, and says why.
+func (b *box) interrupted(ctx, running context.Context, id string, c sandbox.Cmd, err error) error {
+	if cause := context.Cause(running); errors.Is(cause, sandbox.ErrGone) {
+		return cause
+	}
+	end, cancel := context.WithTimeout(context.WithoutCancel(ctx), endTime)
+	defer cancel()
+	if err := b.script(end, endScript, id); err != nil && !errors.Is(err, sandbox.ErrGone) {
+		b.p.log.WarnContext(ctx, "a command in a sandbox could not be ended", "sandbox", b.ID(), "err", err)
+	}
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	return fmt.Errorf("it ran for %s: %w", c.Timeout, context.DeadlineExceeded)
+}
+
+// await carries a command's streams until it has ended.
+func (b *box) await(ctx context.Context, cancel context.CancelCauseFunc, process *sdk.ContainerProcess, c sandbox.Cmd) (int, error) {
+	input := sendInput(process.Stdin, c.Stdin)
+	outs := []*output{receive(process.Stdout, c.Stdout), receive(process.Stderr, c.Stderr)}
+	stop := make(chan struct{})
+	go b.watch(ctx, stop, cancel)
+	exit, err := process.Wait(ctx, nil)
+	close(stop)
+	if err == nil && exit == exitKilled {
+		err = b.perhapsGone(ctx)
+	}
+	if err != nil || ctx.Err() != nil {
+		for _, o := range outs {
+			o.close()
+		}
+		return 0, errors.Join(err, ctx.Err())
+	}
+	var errs []error
+	for _, o := range outs {
+		errs = append(errs, o.finish(ctx))
+	}
+	select {
+	case err := <-input:
+		errs = append(errs, err)
+	case <-time.After(quietTime): // its reader blocks, and is left behind, as os/exec does after its WaitDelay
+	case <-ctx.Done():
+	}
+	return exit, errors.Join(errs...)
+}
+
+// watch cancels the wait for a command when the box ends: Modal may not answer
+// for one that is gone, and the SDK then asks again without end.
+func (b *box) watch(ctx context.Context, stop <-chan struct{}, cancel context.CancelCauseFunc) {
+	tick := time.NewTicker(watchEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+			if alive, err := b.alive(ctx); err == nil && !alive {
+				cancel(goneIf(true, b.ID()))
+				return
+			}
+		case <-stop:
+			return
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// perhapsGone says whether a command was killed because its box ended.
+func (b *box) perhapsGone(ctx context.Context) error {
+	alive, err := b.aliveSoon(ctx)
+	return errors.Join(err, goneIf(err == nil && !alive, b.ID()))
+}
+
+// sendInput copies r to a command and ends its input. Of errors, only those of r
+// are told: a command need not read its input.
+func sendInput(w io.WriteCloser, r io.Reader) <-chan error {
+	done := make(chan error, 1)
+	go func() {
+		defer w.Close()
+		if r == nil {
+			done <- nil
+			return
+		}
+		chunk := make([]byte, inputChunk)
+		for {
+			n, err := r.Read(chunk)
+			if n > 0 {
+				if _, failed := w.Write(chunk[:n]); failed != nil {
+					done <- nil
+					return
+				}
+			}
+			if err != nil {
+				if err == io.EOF {
+					err = nil
+				} else {
+					err = fmt.Errorf("passing input to a command: %w", err)
+				}
+				done <- err
+				return
+			}
+		}
+	}()
+	return done
+}
+
+// output is one stream of a command on its way to its writer.
+type output struct {
+	from   io.ReadCloser
+	done   chan error
+	reads  atomic.Int64 // since when it waits for more, in nanoseconds of Unix time; 0: it does not
+	closed atomic.Bool  // by us: its end is no error
+}
+
+func receive(from io.ReadCloser, to io.Writer) *output {
+	o := &output{from: from, done: make(chan error, 1)}
+	if to == nil {
+		to = io.Discard
+	}
+	go func() {
+		o.done <- o.copy(to)
+		from.Close()
+	}()
+	return o
+}
+
+func (o *output) copy(to io.Writer) error {
+	buf := make([]byte, 64<<10)
+	for {
+		o.reads.Store(time.Now().UnixNano())
+		n, err := o.from.Read(buf)
+		o.reads.Store(0)
+		if n > 0 {
+			if _, err := to.Write(buf[:n]); err != nil {
+				return fmt.Errorf("passing on a command's output: %w", err)
+			}
+		}
+		switch {
+		case err == io.EOF, err != nil && o.closed.Load():
+			return nil
+		case err != nil:
+			return fmt.Errorf("reading a command's output: %w", err)
+		}
+	}
+}
+
+// close ends the copying and waits for it.
+func (o *output) close() {
+	o.closed.Store(true)
+	o.from.Close()
+	<-o.done
+}
+
+// finish waits for the end of an ended command's output, or until it has been
+// silent for quietTime.
+func (o *output) finish(ctx context.Context) error {
+	most := time.Now().Add(outputTime)
+	tick := time.NewTicker(quietTime / 10)
+	defer tick.Stop()
+	for {
+		select {
+		case err := <-o.done:
+			return err
+		case <-ctx.Done():
+			o.close()
+			return ctx.Err()
+		case now := <-tick.C:
+			if now.After(most) {
+				o.close()
+				return fmt.Errorf("the output of an ended command went on for %s", outputTime)
+			}
+			if since := o.reads.Load(); since != 0 && now.Sub(time.Unix(0, since)) > quietTime {
+				o.close()
+				return nil
+			}
+		}
+	}
+}
+
+// script runs one of our scripts as the user that Modal runs commands as.
+func (b *box) script(ctx context.Context, script string, args ...string) error {
+	process, err := b.h.sb.Exec(ctx, shell(script, args...), &sdk.SandboxExecParams{Workdir: "/", Stdout: sdk.Ignore})
+	if err != nil {
+		return b.explain(ctx, err)
+	}
+	said := tail{most: maxLastWords}
+	out := receive(process.Stderr, &said)
+	exit, err := process.Wait(ctx, nil)
+	if err != nil {
+		out.close()
+		return b.explain(ctx, err)
+	}
+	if err := out.finish(ctx); err != nil {
+		return b.explain(ctx, err)
+	}
+	if exit == exitKilled {
+		if err := b.perhapsGone(ctx); err != nil {
+			return err
+		}
+	}
+	if exit != 0 {
+		return errors.New(strings.TrimSpace(fmt.Sprintf("exit status %d: %s", exit, said.String())))
+	}
+	return nil
+}
