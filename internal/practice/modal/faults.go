@@ -236,6 +236,9 @@ func (s *Server) stream(srv any, stream grpc.ServerStream, info *grpc.StreamServ
 	}
 	w := &faultyStream{ServerStream: stream, s: s, method: method}
 	err := explainMissing(method, handler(srv, w))
+	for i := 0; err == nil && i < len(w.after); i++ {
+		err = s.suffer(stream.Context(), w.after[i], w.sandbox)
+	}
 	s.recorder.note(Call{Method: method, Time: time.Now(), Sandbox: w.sandbox, Name: w.name, Code: status.Code(err), Request: w.request})
 	return err
 }
@@ -249,6 +252,7 @@ type faultyStream struct {
 	request       any
 	sandbox, name string
 	delay         time.Duration
+	after         []*Fault
 }
 
 // RecvMsg implements grpc.ServerStream.
@@ -261,7 +265,8 @@ func (f *faultyStream) RecvMsg(message any) error {
 	if slow := f.s.faults.take(f.method, SlowStream, f.sandbox, f.name); slow != nil {
 		f.delay = slow.Delay
 	}
-	_, err := f.s.strike(f.Context(), f.method, message)
+	var err error
+	f.after, err = f.s.strike(f.Context(), f.method, message)
 	return err
 }
 

@@ -230,6 +230,20 @@ func TestAnExpiredTokenIsRenewed(t *testing.T) {
 	}
 }
 
+func TestOutputIsReadOnceThoughItsStreamBreaks(t *testing.T) {
+	t.Parallel()
+	s := open(t, Options{})
+	b := s.create(nil)
+	s.Inject(Fault{Kind: Unavailable, Method: "TaskExecStdioRead", Times: 1})
+	s.Inject(Fault{Kind: Unavailable, Method: "TaskExecStdioRead", Times: 1, AfterEffect: true})
+	if got := s.sh(b, "echo once"); got != "once\n" {
+		t.Errorf("got %q", got)
+	}
+	if calls, err := s.WaitCalls(s.ctx, "TaskExecStdioRead", 4); err != nil || len(calls) != 4 { // two of them for standard error
+		t.Errorf("calls: %v, %v", calls, err)
+	}
+}
+
 func TestASlowStreamComesWhole(t *testing.T) {
 	t.Parallel()
 	s := open(t, Options{})

@@ -48,6 +48,32 @@ func serveInsideWith(s *stand, p *sdk.SandboxCreateParams, port int) *sdk.Sandbo
 	return b
 }
 
+// visitor makes requests to sandboxes, each with a header that it must not set.
+type visitor struct {
+	s      *stand
+	client http.Client
+}
+
+func (v *visitor) get(url string, change func(*http.Request)) (int, string) {
+	v.s.t.Helper()
+	r, err := http.NewRequestWithContext(v.s.ctx, http.MethodGet, url, nil)
+	if err != nil {
+		v.s.t.Fatal(err)
+	}
+	r.Header.Set(userHeader, "forged")
+	change(r)
+	answer, err := v.client.Do(r)
+	if err != nil {
+		v.s.t.Fatal(err)
+	}
+	defer answer.Body.Close()
+	body, err := io.ReadAll(answer.Body)
+	if err != nil {
+		v.s.t.Fatal(err)
+	}
+	return answer.StatusCode, string(body)
+}
+
 func TestAConnectTokenLeadsToOnePort(t *testing.T) {
 	t.Parallel()
 	s := open(t, Options{})
@@ -56,31 +82,12 @@ func TestAConnectTokenLeadsToOnePort(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	client := http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
-	get := func(url string, change func(*http.Request)) (int, string) {
-		t.Helper()
-		r, err := http.NewRequestWithContext(s.ctx, http.MethodGet, url, nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		r.Header.Set(userHeader, "forged")
-		change(r)
-		answer, err := client.Do(r)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer answer.Body.Close()
-		body, err := io.ReadAll(answer.Body)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return answer.StatusCode, string(body)
-	}
+	v := &visitor{s: s, client: http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}}
 	bearer := func(r *http.Request) { r.Header.Set("Authorization", "Bearer "+c.Token) }
-	if code, _ := get(c.URL, func(*http.Request) {}); code != http.StatusUnauthorized {
+	if code, _ := v.get(c.URL, func(*http.Request) {}); code != http.StatusUnauthorized {
 		t.Errorf("without a token: %d", code)
 	}
-	if code, _ := get(c.URL, func(r *http.Request) { r.Header.Set("Authorization", "Bearer "+c.Token+"x") }); code != http.StatusUnauthorized {
+	if code, _ := v.get(c.URL, func(r *http.Request) { r.Header.Set("Authorization", "Bearer "+c.Token+"x") }); code != http.StatusUnauthorized {
 		t.Errorf("with a wrong token: %d", code)
 	}
 	for name, change := range map[string]func(*http.Request){
@@ -88,7 +95,7 @@ func TestAConnectTokenLeadsToOnePort(t *testing.T) {
 		"query":  func(r *http.Request) { r.URL.RawQuery = "a=b&" + tokenName + "=" + c.Token },
 		"cookie": func(r *http.Request) { r.Header.Set("Cookie", "own=1; "+tokenName+"="+c.Token) },
 	} {
-		code, body := get(c.URL+"/path", change)
+		code, body := v.get(c.URL+"/path", change)
 		if code != http.StatusOK || !strings.HasPrefix(body, "GET /path") || !strings.Contains(body, userHeader+": alice\r\n") {
 			t.Errorf("by %s: %d %q", name, code, body)
 		}
@@ -96,17 +103,17 @@ func TestAConnectTokenLeadsToOnePort(t *testing.T) {
 			t.Errorf("by %s the sandbox sees %q", name, body)
 		}
 	}
-	client.Jar, _ = cookiejar.New(nil) // never fails
-	get(c.URL+"/?"+tokenName+"="+c.Token, func(*http.Request) {})
-	if code, _ := get(c.URL+"/next", func(*http.Request) {}); code != http.StatusOK {
+	v.client.Jar, _ = cookiejar.New(nil) // never fails
+	v.get(c.URL+"/?"+tokenName+"="+c.Token, func(*http.Request) {})
+	if code, _ := v.get(c.URL+"/next", func(*http.Request) {}); code != http.StatusOK {
 		t.Errorf("the cookie that a query leaves: %d", code)
 	}
-	client.Jar = nil
+	v.client.Jar = nil
 	plain, err := b.CreateConnectToken(s.ctx, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, body := get(c.URL, func(r *http.Request) { r.Header.Set("Authorization", "Bearer "+plain.Token) })
+	_, body := v.get(c.URL, func(r *http.Request) { r.Header.Set("Authorization", "Bearer "+plain.Token) })
 	if strings.Contains(body, userHeader) {
 		t.Errorf("a token without data lets a forged header pass: %q", body)
 	}
@@ -114,13 +121,13 @@ func TestAConnectTokenLeadsToOnePort(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if code, _ := get(c.URL, func(r *http.Request) { r.Header.Set("Authorization", "Bearer "+other.Token) }); code != http.StatusBadGateway {
+	if code, _ := v.get(c.URL, func(r *http.Request) { r.Header.Set("Authorization", "Bearer "+other.Token) }); code != http.StatusBadGateway {
 		t.Errorf("a port on which nobody listens: %d", code)
 	}
 	if err := s.KillBox(s.ctx, b.SandboxID); err != nil {
 		t.Fatal(err)
 	}
-	if code, _ := get(c.URL, bearer); code != http.StatusNotFound {
+	if code, _ := v.get(c.URL, bearer); code != http.StatusNotFound {
 		t.Errorf("a sandbox that ended: %d", code)
 	}
 	if _, err := b.CreateConnectToken(s.ctx, nil); status.Code(err) != codes.NotFound {

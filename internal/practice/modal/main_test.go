@@ -14,7 +14,12 @@ import (
 	"google.golang.org/grpc/metadata"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	if dir := os.Getenv(envServe); dir != "" {
+		serveAlone(dir)
+	}
+	goleak.VerifyTestMain(m)
+}
 
 // patience bounds each test's waits.
 const patience = 2 * time.Minute
