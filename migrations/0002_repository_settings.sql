@@ -1,1 +1,43 @@
 -- What people set for a repository or for all: variables, secrets, resources, tools.
+-- The repository '' stands for all; what is set for a repository beats that. There is
+-- no reference to repositories: settings stay while a repository is not installed.
+
+create table variables (
+    repository text not null,
+    name       text not null,
+    secret     boolean not null,
+    value      text not null default '',   -- of a variable
+    sealed     bytea,                      -- of a secret
+    set_by     uuid not null references people (id),
+    set_at     timestamptz not null default now(),
+    primary key (repository, name),
+    check (secret = (sealed is not null) and (not secret or value = ''))
+);
+
+-- Secrets that were replaced or removed: sandboxes that were started before still
+-- have them, so that they are still scrubbed (I10). Forgotten after a while.
+create table old_secrets (
+    id         bigint generated always as identity primary key,
+    repository text not null,
+    name       text not null,
+    sealed     bytea not null,
+    ended_at   timestamptz not null default now()
+);
+create index old_secrets_repository on old_secrets (repository, ended_at);
+
+-- Everything else, as sessions.Settings describes it.
+create table repository_settings (
+    repository text primary key,
+    version    bigint not null default 1,  -- two people who change it at once do not overwrite each other
+    body       jsonb not null default '{}'
+);
+
+-- Who changed what; names only, never values.
+create table setting_changes (
+    id         bigint generated always as identity primary key,
+    repository text not null,
+    what       text not null,              -- e.g. "set the secret NPM_TOKEN"
+    person     uuid not null references people (id),
+    at         timestamptz not null default now()
+);
+create index setting_changes_repository on setting_changes (repository, id desc);

@@ -173,6 +173,9 @@ func (e *Engine) adopt(ctx context.Context, token string, l *sandbox.Link) (*act
 	if err != nil {
 		return nil, sandbox.Welcome{}, err
 	}
+	if err := a.learnSecrets(ctx, s.Repository); err != nil {
+		return nil, sandbox.Welcome{}, err
+	}
 	poke(a.wake)
 	return a, a.welcome(s), nil
 }

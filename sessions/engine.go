@@ -32,6 +32,8 @@ type Config struct {
 	BotName, BotEmail string // committer and co-author
 	Instructions      string // the operator's, added to the agent's
 
+	Admins []string // Slack ids of those who may change settings
+
 	BotPullRequests bool // I11: the operator allows the App to open pull requests for people who are not linked
 
 	PromptTimeout time.Duration // a prompt may run so long; default 2 h
@@ -137,6 +139,9 @@ func New(log *slog.Logger, db *sqlx.DB, cfg Config) (*Engine, error) {
 // Run works until ctx ends: starts sandboxes, watches deadlines, delivers to
 // the forge, wakes readers. It returns when all its goroutines have ended.
 func (e *Engine) Run(ctx context.Context) error {
+	if err := e.nameAdministrators(ctx); err != nil {
+		return err
+	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return e.tellReplicas(ctx) })
 	g.Go(func() error { return e.hearReplicas(ctx) })

@@ -268,16 +268,24 @@ func (e *Engine) startBox(ctx context.Context, c *claim) (sandbox.Box, error) {
 			return nil, err
 		}
 	}
-	return e.cfg.Provider.Start(ctx, e.sessionBox(*c))
+	spec, err := e.sessionBox(ctx, *c)
+	if err != nil {
+		return nil, err
+	}
+	return e.cfg.Provider.Start(ctx, spec)
 }
 
 // sessionBox is the box that a claim asks for.
-func (e *Engine) sessionBox(c claim) sandbox.Spec {
-	return sandbox.Spec{
+func (e *Engine) sessionBox(ctx context.Context, c claim) (sandbox.Spec, error) {
+	spec := sandbox.Spec{
 		Name: fmt.Sprintf("inspect-%s-%d", c.session, c.generation), From: c.from, Command: e.cfg.Command,
-		Env:  map[string]string{sandbox.EnvToken: c.token, sandbox.EnvControl: e.cfg.Control},
 		Tags: map[string]string{tagSession: c.session, tagEpoch: strconv.FormatInt(c.generation, 10)},
 	}
+	if err := e.equip(ctx, c.session, &spec); err != nil {
+		return spec, err
+	}
+	spec.Env[sandbox.EnvToken], spec.Env[sandbox.EnvControl] = c.token, e.cfg.Control
+	return spec, nil
 }
 
 // findBox looks for the box of the claim's generation, and ends all others of
@@ -340,6 +348,9 @@ func (t *tx) startFailed(ctx context.Context, c claim, cause error) error {
 	back := candidate{Session: c.session, State: SandboxNone, Ref: string(c.from), Reason: c.reason}
 	if c.from != "" {
 		back.State = SandboxParked
+	}
+	if problem, ok := errors.AsType[*Problem](cause); ok { // of the settings: no other try would do better
+		return t.bootFailed(ctx, s, problem.Text, "starting")
 	}
 	switch {
 	case errors.Is(cause, sandbox.ErrCapacity):
