@@ -64,9 +64,9 @@ func checkVariable(name, value string, secret bool) error {
 		return refuse("The value of %s is not text: encode it, for instance in base64, and decode it in .openinspect/start.sh.", name)
 	case len(value) > longestVariable:
 		return refuse("The value of %s is too long: it has %d bytes, and %d are the most.", name, len(value), longestVariable)
-	case secret && len(strings.TrimSpace(value)) < shortestSecret:
+	case secret && len(strings.TrimSpace(value)) < sandbox.ShortestSecret:
 		return refuse("A secret needs %d characters at least: a shorter one cannot be told from ordinary text, "+
-			"so that nobody could keep it out of what people see. If it is not secret, set it as a variable.", shortestSecret)
+			"so that nobody could keep it out of what people see. If it is not secret, set it as a variable.", sandbox.ShortestSecret)
 	}
 	return nil
 }

@@ -24,6 +24,7 @@ type agentSettings struct {
 	small                   string
 	instructions            []string // files
 	env                     []string
+	secrets                 string // names of those variables in env that are secrets, as in sandbox.EnvSecrets
 }
 
 // provider returns OpenCode's name for the provider. Anthropic's models are in
@@ -118,6 +119,24 @@ func forget() string {
 		"export const Forget = async () => ({})\n"
 }
 
+// keepFromModel is a plugin of OpenCode that takes the values of secrets out of what
+// tools return, before the model gets it and before it is kept in the conversation.
+// It knows them by their names, which OpenCode alone is told (sandbox.EnvSecrets).
+const keepFromModel = `const names = (process.env.` + sandbox.EnvSecrets + ` ?? '').split(',').filter(Boolean)
+delete process.env.` + sandbox.EnvSecrets + `
+const values = names.map((name) => (process.env[name] ?? '').trim())
+  .filter((value) => value.length >= 8).sort((a, b) => b.length - a.length)
+function clean(value) {
+  if (typeof value === 'string') return values.reduce((text, secret) => text.replaceAll(secret, '` + redacted + `'), value)
+  if (value === null || typeof value !== 'object') return value
+  for (const field of Object.keys(value)) value[field] = clean(value[field])
+  return value
+}
+export const KeepFromModel = async () => values.length ? {
+  'tool.execute.after': async (_, result) => { clean(result) },
+} : {}
+`
+
 // configFiles are the files of OpenCode's configuration folder. The packages look
 // installed because OpenCode would otherwise fetch them, and .gitignore is one
 // that it writes itself.
@@ -128,6 +147,7 @@ func configFiles() map[string]string {
 		"opencode.jsonc":      "{}\n",
 		".gitignore":          "node_modules\npackage.json\npackage-lock.json\nbun.lock\n.gitignore\n",
 		"plugin/allocator.js": forget(),
+		"plugin/secrets.js":   keepFromModel,
 	}
 }
 
@@ -167,7 +187,7 @@ func prepareConfig(home string) error {
 // supervisor was given except its own secrets, and the settings by which
 // OpenCode stays quiet and everybody finds the gateway.
 func agentEnv(given []string, home, gateway string, git []string) []string {
-	drop := map[string]bool{sandbox.EnvToken: true, sandbox.EnvControl: true, "PWD": true, "OLDPWD": true}
+	drop := map[string]bool{sandbox.EnvToken: true, sandbox.EnvControl: true, sandbox.EnvSecrets: true, "PWD": true, "OLDPWD": true}
 	var env []string
 	set := map[string]string{
 		"HOME": home, "LANG": "C.UTF-8", "TERM": "dumb",

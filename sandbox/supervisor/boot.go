@@ -100,6 +100,7 @@ func (s *supervisor) prepare() error {
 	s.settings = agentSettings{
 		binary: s.cfg.OpenCode, home: s.cfg.Home, directory: dir, gateway: gateway, toolKey: s.toolKey,
 		protocol: w.Protocol, models: []string{w.Model}, small: w.SmallModel, instructions: instructions, env: env,
+		secrets: s.vault.names(),
 	}
 	return os.MkdirAll(dir, 0o755)
 }

@@ -462,7 +462,8 @@ func body[T any](t testing.TB, e sandbox.Event) T {
 type box struct {
 	t      testing.TB
 	config boxConfig
-	tmp    string // its temporary directory
+	tmp    string   // its temporary directory
+	env    []string // what the supervisor is given besides its own
 	cmd    *exec.Cmd
 	done   chan struct{}
 	err    error
@@ -504,6 +505,7 @@ func (b *box) start() {
 	b.cmd = exec.Command(exe)
 	b.cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "SUPERVISOR_UNDER_TEST=" + string(raw),
 		sandbox.EnvToken + "=" + testToken, "TMPDIR=" + b.tmp}
+	b.cmd.Env = append(b.cmd.Env, b.env...)
 	log := &tailWriter{}
 	b.cmd.Stderr = log
 	b.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
