@@ -41,3 +41,8 @@ create table setting_changes (
     at         timestamptz not null default now()
 );
 create index setting_changes_repository on setting_changes (repository, id desc);
+
+-- What the supervisor found of secrets when it looked last before a save: empty if
+-- nothing, otherwise what people are told. Nothing is saved that was not looked at.
+alter table sandboxes add kept text not null default '';
+alter table sandboxes add kept_at timestamptz;

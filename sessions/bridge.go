@@ -32,6 +32,7 @@ type actor struct {
 	epoch   int64
 	acked   int64 // highest number of the boot's events that is stored
 	scrub   *scrubber
+	secrets bool // the sandbox may have been given some
 	parts   *parts
 	arrived chan sandbox.Message // events and deltas, in order
 	unsent  string               // the running prompt, if the boot never got it; read and written by who has the turn

@@ -110,6 +110,7 @@ type tempo struct {
 	silent    time.Duration // a box that its provider knows, but that was silent for this long, is given up
 	grace     time.Duration // a supervisor is given to keep a prompt's deadline itself
 	park      time.Duration // a supervisor may take this long to make its state consistent
+	vet       time.Duration // a supervisor may take this long to look for secrets before its box is saved
 	choose    time.Duration // the small model may take this long
 	call      time.Duration // a tool call may wait this long for its effect
 	retry     time.Duration // after the first failure to start a box; doubled for each further one
@@ -121,7 +122,7 @@ type tempo struct {
 
 var defaultTempo = tempo{
 	lease: 4 * time.Second, poll: time.Second, watch: 2 * time.Second,
-	lost: sandbox.HeartbeatLost, silent: 2 * time.Minute, grace: 30 * time.Second, park: 30 * time.Second,
+	lost: sandbox.HeartbeatLost, silent: 2 * time.Minute, grace: 30 * time.Second, park: 30 * time.Second, vet: 75 * time.Second,
 	choose: 3 * time.Second, call: 45 * time.Second, retry: 2 * time.Second,
 	parts: 200 * time.Millisecond, notify: 20 * time.Millisecond,
 	refresh: 5 * time.Minute, stopAgain: 5 * time.Second,

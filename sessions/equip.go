@@ -28,6 +28,7 @@ func (a *actor) learnSecrets(ctx context.Context, repository string) error {
 	if err != nil {
 		return err
 	}
+	a.secrets = len(scrub) > 0
 	a.scrub = a.scrub.with(scrub...)
 	a.parts = newParts(a.scrub)
 	return nil

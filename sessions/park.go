@@ -73,7 +73,8 @@ func (e *Engine) ParkAll(ctx context.Context) error {
 // the filesystem. A supervisor ends as soon as its last events are acknowledged,
 // and its box with it, which its provider would then not find any more: so the
 // acknowledgements of a parking box are withheld until it is parked. The wait is
-// short; a supervisor that says nothing is parked as it is.
+// short; a supervisor that says nothing is parked as it is, unless it has secrets:
+// see kept.go.
 func (a *actor) park(ctx context.Context) error {
 	a.mu.Lock()
 	a.parking = true
@@ -85,7 +86,11 @@ func (a *actor) park(ctx context.Context) error {
 	if err := a.link.Send(ctx, sandbox.Message{Park: &sandbox.Park{Reason: reason}}); err != nil {
 		return err
 	}
-	timer := time.NewTimer(a.e.tempo.park / 2)
+	wait := a.e.tempo.park / 2
+	if a.secrets {
+		wait = a.e.tempo.vet
+	}
+	timer := time.NewTimer(wait)
 	defer timer.Stop()
 	select {
 	case <-ctx.Done():
@@ -131,6 +136,13 @@ func (e *Engine) parkBox(ctx context.Context, session string) error {
 	err := e.db.GetContext(ctx, &b, `select box, ref from sandboxes where session_id = $1 and state = 'parking'`, session)
 	if err != nil {
 		return ignoreNotFound(notFound(err))
+	}
+	why, err := e.maySave(ctx, session)
+	if err != nil {
+		return err
+	}
+	if why != "" {
+		return e.dropBox(ctx, session, b.Box, b.Ref, why)
 	}
 	box, err := e.cfg.Provider.Attach(ctx, b.Box)
 	var ref sandbox.Ref

@@ -185,16 +185,23 @@ func (e *Engine) lookFor(ctx context.Context, b *silentBox, giveUp bool) (gone b
 	case err != nil || !giveUp:
 		return false, err
 	}
-	b.Ref, err = e.parkAsItIs(ctx, box, b.Ref)
+	b.Ref, err = e.parkAsItIs(ctx, b.Session, box, b.Ref)
 	return err == nil, err
 }
 
 // parkAsItIs parks a box with which nobody can speak, and returns where its
 // filesystem is kept. Killing it would forget the conversation, and what was not
-// pushed.
-func (e *Engine) parkAsItIs(ctx context.Context, box sandbox.Box, from sandbox.Ref) (sandbox.Ref, error) {
+// pushed; that is done only where secrets would be kept.
+func (e *Engine) parkAsItIs(ctx context.Context, session string, box sandbox.Box, from sandbox.Ref) (sandbox.Ref, error) {
 	ctx, cancel := context.WithTimeout(ctx, 4*e.tempo.park)
 	defer cancel()
+	why, err := e.maySave(ctx, session)
+	if err != nil {
+		return from, err
+	}
+	if why != "" {
+		return from, e.endUnsaved(ctx, session, box, why)
+	}
 	ref, err := box.Park(ctx)
 	if errors.Is(err, sandbox.ErrGone) {
 		return from, nil // what it continued is what it was before
@@ -359,7 +366,7 @@ func (e *Engine) endBox(ctx context.Context, b silentBox) (sandbox.Ref, error) {
 	case err != nil:
 		return b.Ref, err
 	case b.Ref != "":
-		return e.parkAsItIs(ctx, box, b.Ref)
+		return e.parkAsItIs(ctx, b.Session, box, b.Ref)
 	}
 	if err := box.Kill(asking); !errors.Is(err, sandbox.ErrGone) {
 		return "", err

@@ -32,6 +32,9 @@ type Provider struct {
 	Starting func(ctx context.Context, s sandbox.Spec)
 	// Price is what Caps says.
 	Price sandbox.Price
+	// Kept is what a box that has secrets says of them before it is parked; nil: it
+	// says nothing.
+	Kept *sandbox.BodyKept
 	// Lifetime is the longest life of a box; 0: no limit.
 	Lifetime time.Duration
 
@@ -45,7 +48,7 @@ type Provider struct {
 }
 
 func newProvider(w *World) *Provider {
-	return &Provider{world: w, boxes: map[string]*Box{}, saved: map[sandbox.Ref]bool{}}
+	return &Provider{Kept: &sandbox.BodyKept{}, world: w, boxes: map[string]*Box{}, saved: map[sandbox.Ref]bool{}}
 }
 
 // Fail makes the next starts fail with these errors.

@@ -119,6 +119,9 @@ func (s *supervisor) Stop(stop sandbox.Stop) {
 // Park implements sandbox.Orders: the program ends once everything is stored,
 // and the box with it.
 func (s *supervisor) Park(sandbox.Park) {
+	if s.box.spec.Env[sandbox.EnvSecrets] != "" && s.box.provider.Kept != nil {
+		s.bridge.Event(sandbox.KindKept, "", *s.box.provider.Kept)
+	}
 	s.bridge.Event(sandbox.KindNote, "", sandbox.BodyNote{Text: "The sandbox is parked."})
 	go func() {
 		if s.bridge.Flush(s.ctx) == nil {
