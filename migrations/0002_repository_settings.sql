@@ -46,3 +46,9 @@ create index setting_changes_repository on setting_changes (repository, id desc)
 -- nothing, otherwise what people are told. Nothing is saved that was not looked at.
 alter table sandboxes add kept text not null default '';
 alter table sandboxes add kept_at timestamptz;
+
+-- What a box was started with, in seconds; null: as the configuration says. Settings
+-- may change while it lives.
+alter table sandboxes add prompt_seconds double precision;
+alter table sandboxes add setup_seconds double precision;
+alter table sandboxes add lifetime_seconds double precision;

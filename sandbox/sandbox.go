@@ -43,6 +43,9 @@ const (
 	EnvControl = "OPENINSPECT_CONTROL" // machine listener: unix:/path or http(s)://host
 )
 
+// OwnTools is the name under which the agent finds the tools of the product itself.
+const OwnTools = "openinspect"
+
 // TokenHeader carries the box's own credential on every request that the
 // supervisor makes to the machine listener: bridge, doors and proxy alike.
 const TokenHeader = "Openinspect-Sandbox-Token"

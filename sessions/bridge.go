@@ -178,7 +178,8 @@ func (e *Engine) adopt(ctx context.Context, token string, l *sandbox.Link) (*act
 		return nil, sandbox.Welcome{}, err
 	}
 	poke(a.wake)
-	return a, a.welcome(s), nil
+	welcome := a.welcome(s)
+	return a, welcome, a.addSettings(ctx, s, &welcome)
 }
 
 func (a *actor) takeOver(ctx context.Context, t *tx, token string, known map[string]bool) (Session, error) {

@@ -281,7 +281,7 @@ func (e *Engine) sessionBox(ctx context.Context, c claim) (sandbox.Spec, error) 
 		Name: fmt.Sprintf("inspect-%s-%d", c.session, c.generation), From: c.from, Command: e.cfg.Command,
 		Tags: map[string]string{tagSession: c.session, tagEpoch: strconv.FormatInt(c.generation, 10)},
 	}
-	if err := e.equip(ctx, c.session, &spec); err != nil {
+	if err := e.equip(ctx, c.session, c.generation, &spec); err != nil {
 		return spec, err
 	}
 	spec.Env[sandbox.EnvToken], spec.Env[sandbox.EnvControl] = c.token, e.cfg.Control

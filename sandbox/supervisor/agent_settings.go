@@ -86,7 +86,7 @@ func (s agentSettings) config() (string, error) {
 			},
 			"models": models,
 		}},
-		"mcp": map[string]any{"openinspect": map[string]any{
+		"mcp": map[string]any{sandbox.OwnTools: map[string]any{
 			"type": "remote", "url": s.gateway + "/mcp", "enabled": true, "oauth": false,
 			"headers": map[string]string{"Authorization": "Bearer " + s.toolKey},
 			"timeout": toolTimeout.Milliseconds(),
