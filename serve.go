@@ -148,7 +148,8 @@ func (c *control) buildEngine(ctx context.Context, key *seal.Key, route modelRou
 		Chooser: model.New(c.log, model.Config{
 			BaseURL: route.BaseURL, Key: route.Key, Model: route.Small, Protocol: route.Protocol,
 		}),
-		Model: route.Model, SmallModel: route.Small, Protocol: route.Protocol,
+		Admins: cfg.Admins,
+		Model:  route.Model, SmallModel: route.Small, Protocol: route.Protocol,
 		BotName: botName, BotEmail: botEmail, Instructions: cfg.Instructions, BotPullRequests: cfg.BotPullRequests,
 		PromptTimeout: cfg.PromptTimeout, SetupTimeout: cfg.SetupTimeout, ModelSilence: cfg.ModelSilence, BootTimeout: cfg.BootTimeout,
 		ParkAfter: cfg.ParkAfter, MaxQueue: cfg.MaxQueue, MaxSandboxes: cfg.MaxSandboxes,
@@ -172,6 +173,7 @@ func (c *control) buildSurfaces(route modelRoute) (err error) {
 	c.web, err = web.New(c.log, c.engine, web.Config{
 		PublicURL: publicURL, SlackClientID: cfg.SlackClientID, SlackClientSecret: cfg.SlackClientSecret,
 		OIDCIssuer: cfg.SlackIssuer, TeamID: cfg.SlackTeamID, SlackWorkspaceURL: workspaceURL(cfg), Members: c.bot, GitHub: c.forge,
+		PortsURL: cfg.PortsURL,
 	})
 	if err != nil {
 		return err

@@ -52,3 +52,15 @@ alter table sandboxes add kept_at timestamptz;
 alter table sandboxes add prompt_seconds double precision;
 alter table sandboxes add setup_seconds double precision;
 alter table sandboxes add lifetime_seconds double precision;
+
+-- Who may open a port of a session's sandbox. Each port has an origin of its own,
+-- with a sign-in of its own that ends with the person's: a ticket is exchanged for it.
+create table port_entries (
+    token_hash bytea primary key,
+    login      bytea not null references logins (token_hash) on delete cascade,
+    session_id text not null references sessions (id),
+    port       integer not null,
+    ticket     boolean not null,           -- good once
+    expires_at timestamptz not null
+);
+create index port_entries_login on port_entries (login);

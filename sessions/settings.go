@@ -130,6 +130,10 @@ func (e *Engine) ChangeSettings(ctx context.Context, by uuid.UUID, repository st
 		return err
 	}
 	body, err := json.Marshal(s)
+	var stored Settings
+	if err == nil {
+		err = json.Unmarshal(body, &stored) // an empty list is none
+	}
 	if err != nil {
 		return fmt.Errorf("encoding settings: %w", err)
 	}
@@ -142,7 +146,7 @@ func (e *Engine) ChangeSettings(ctx context.Context, by uuid.UUID, repository st
 	if at != version {
 		return meanwhile
 	}
-	changed := s.differences(before)
+	changed := stored.differences(before)
 	if len(changed) == 0 {
 		return nil
 	}

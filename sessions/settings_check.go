@@ -121,6 +121,11 @@ func (s Settings) checkPorts() error {
 var (
 	toolName   = regexp.MustCompile(`^[a-z][a-z0-9-]{0,31}$`)
 	headerName = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9-]{0,60}$`)
+
+	// tellingHeader are names of headers that hold what is secret.
+	tellingHeader = regexp.MustCompile(`(?i)auth|token|key|secret|password`)
+	// reference is how a header names a secret or variable.
+	reference = regexp.MustCompile(`\$\{([A-Z_][A-Z0-9_]*)\}`)
 )
 
 func (s Settings) checkTools() error {
@@ -165,6 +170,9 @@ func (m MCPServer) check() error {
 		}
 		if hopHeaders[strings.ToLower(name)] {
 			return badSetting("%s: the header %s belongs to the connection and cannot be set.", m.Name, name)
+		}
+		if tellingHeader.MatchString(name) && !reference.MatchString(value) {
+			return badSetting("%s: everybody sees what is written here. Set what the header %s holds as a secret, and write ${ITS_NAME}.", m.Name, name)
 		}
 	}
 	return nil

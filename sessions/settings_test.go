@@ -97,6 +97,7 @@ func TestSettingsThatCannotBe(t *testing.T) {
 		"headers are for those":           {Tools: []sessions.MCPServer{{Name: "a", Command: "x", Headers: map[string]string{"A": "b"}}}},
 		"cannot be a header":              {Tools: []sessions.MCPServer{{Name: "a", URL: "https://x.example", Headers: map[string]string{"A b": "c"}}}},
 		"belongs to the connection":       {Tools: []sessions.MCPServer{{Name: "a", URL: "https://x.example", Headers: map[string]string{"Host": "c"}}}},
+		"everybody sees":                  {Tools: []sessions.MCPServer{{Name: "a", URL: "https://x.example", Headers: map[string]string{"Authorization": "Bearer lin_api_1234"}}}},
 		"cannot be a skill's name":        {Skills: []sessions.Skill{{Name: "../x", Description: "d", Text: "t"}}},
 		"needs a description":             {Skills: []sessions.Skill{{Name: "x", Text: "t"}}},
 		"is empty":                        {Skills: []sessions.Skill{{Name: "x", Description: "d"}}},

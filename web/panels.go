@@ -27,6 +27,7 @@ type sessionView struct {
 	Artifacts    []sessions.Artifact
 	PR           *sessions.Artifact
 	Participants []sessions.Person
+	Ports        []sessions.Port // that can be opened
 	Todo         []sandbox.TodoItem
 	TodoDone     int
 	Elapsed      time.Duration // of work, settled prompts and the running one
@@ -53,6 +54,11 @@ func (s *Server) view(ctx context.Context, id string) (sessionView, error) {
 	}
 	if v.Participants, err = s.engine.Participants(ctx, id); err != nil {
 		return v, err
+	}
+	if s.ports != nil {
+		if v.Ports, err = s.engine.OpenPorts(ctx, id); err != nil {
+			return v, err
+		}
 	}
 	v.sort(prompts)
 	v.derive()
@@ -147,7 +153,7 @@ func (s *Server) threadURL(x sessions.Session) string {
 }
 
 // panel renders one panel of a session.
-func (s *Server) panel(name string, v sessionView) (template.HTML, error) {
+func (s *Server) panel(name string, v any) (template.HTML, error) {
 	var b bytes.Buffer
 	if err := s.pages.ExecuteTemplate(&b, name, v); err != nil {
 		return "", fmt.Errorf("rendering %s: %w", name, err)

@@ -44,6 +44,9 @@ var statuses = map[string]int{
 	"queue_full": http.StatusTooManyRequests, "archived": http.StatusConflict,
 	"running": http.StatusConflict, "settled": http.StatusConflict, "not_settled": http.StatusConflict,
 	"repository_settled": http.StatusConflict, "not_running": http.StatusConflict,
+	"changed_meanwhile": http.StatusConflict, "not_admin": http.StatusForbidden,
+	"no_port": http.StatusNotFound, "asleep": http.StatusServiceUnavailable,
+	"bad_variable": http.StatusBadRequest, "bad_setting": http.StatusBadRequest,
 }
 
 // explain turns any error into what people are told.

@@ -35,6 +35,8 @@ type Provider struct {
 	// Kept is what a box that has secrets says of them before it is parked; nil: it
 	// says nothing.
 	Kept *sandbox.BodyKept
+	// Served is where ports of boxes are, each as a URL; others are not open.
+	Served map[int]string
 	// Lifetime is the longest life of a box; 0: no limit.
 	Lifetime time.Duration
 
@@ -250,7 +252,12 @@ func (b *Box) ReadFile(context.Context, string, io.Writer) error { return errNoS
 func (b *Box) WriteFile(context.Context, string, io.Reader) error { return errNoShell }
 
 // URL implements sandbox.Box.
-func (b *Box) URL(context.Context, int) (string, http.Header, error) { return "", nil, errNoShell }
+func (b *Box) URL(_ context.Context, port int) (string, http.Header, error) {
+	if at := b.provider.Served[port]; at != "" {
+		return at, http.Header{"Box-Key": {"of " + b.id}}, nil
+	}
+	return "http://127.0.0.1:1", http.Header{}, nil // nothing listens there
+}
 
 // Snapshot implements sandbox.Box.
 func (b *Box) Snapshot(context.Context, time.Duration) (sandbox.Ref, error) { return b.save(), nil }
