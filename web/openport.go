@@ -107,7 +107,7 @@ func (s *Server) servePorts(w http.ResponseWriter, r *http.Request) {
 	key := portKey{session, port}
 	if err := s.servePort(w, r, key); err != nil && r.Context().Err() == nil {
 		f := explain(err)
-		if f.status >= 500 && !errors.Is(err, errPortSilent) {
+		if f.code == "internal" {
 			s.log.Error("a port could not be served", "session", session, "port", port, "err", err)
 		}
 		s.refusePort(w, r, key, f)
@@ -365,9 +365,6 @@ func (s *Server) rewriteFromPort(resp *http.Response) error {
 	return nil
 }
 
-// errPortSilent marks that the program, and not we, failed.
-var errPortSilent = errors.New("nothing answers on the port")
-
 // portDoesNotAnswer says that the program does not answer.
 func (s *Server) portDoesNotAnswer(w http.ResponseWriter, r *http.Request, err error) {
 	v := r.Context().Value(visitKey{}).(*visit)
@@ -376,7 +373,7 @@ func (s *Server) portDoesNotAnswer(w http.ResponseWriter, r *http.Request, err e
 	}
 	s.portProxy.forget(v.portKey)
 	s.log.Info("a port does not answer", "session", v.session, "port", v.port, "err", err)
-	s.refusePort(w, r, v.portKey, &failure{status: http.StatusBadGateway, code: "silent", err: errPortSilent,
+	s.refusePort(w, r, v.portKey, &failure{status: http.StatusBadGateway, code: "silent",
 		text: fmt.Sprintf("Nothing answers on port %d in the sandbox. The program that serves there may not be running.", v.port)})
 }
 
