@@ -120,8 +120,8 @@ func TestWhatIsSetForARepositoryReachesItsSandboxAndItsSecretsStayThere(t *testi
 	r.commitFile("greeter", ".openinspect/start.sh", shopScript)
 	alice := r.signIn("alice")
 	alice.put("/api/repositories/acme/greeter", `{"version":0,"settings":{"ports":[{"port":3000,"label":"Shop"}]}}`)
-	alice.put("/api/repositories/acme/greeter/variables/LEVEL", `{"value":"seven","secret":false}`)
-	alice.put("/api/repositories/acme/greeter/variables/NPM_TOKEN", `{"value":"`+secret+`","secret":true}`)
+	alice.put("/api/repositories/acme/greeter/variables/LEVEL", `{"value":"seven","kind":"variable"}`)
+	alice.put("/api/repositories/acme/greeter/variables/NPM_TOKEN", `{"value":"`+secret+`","kind":"secret"}`)
 	channel := r.channel("greeter")
 	thread := r.say("alice", channel, "", "@inspect show the token in acme/greeter")
 	session := r.waitSettled(thread, 1, 3*time.Minute)[0].Session

@@ -6,12 +6,13 @@ create table variables (
     repository text not null,
     name       text not null,
     secret     boolean not null,
+    outside    boolean not null default false, -- for headers that the control plane adds; no sandbox gets it
     value      text not null default '',   -- of a variable
     sealed     bytea,                      -- of a secret
     set_by     uuid not null references people (id),
     set_at     timestamptz not null default now(),
     primary key (repository, name),
-    check (secret = (sealed is not null) and (not secret or value = ''))
+    check (secret = (sealed is not null) and (not secret or value = '') and (secret or not outside))
 );
 
 -- Secrets that were replaced or removed: sandboxes that were started before still
@@ -48,7 +49,8 @@ alter table sandboxes add kept text not null default '';
 alter table sandboxes add kept_at timestamptz;
 
 -- What a box was started with, in seconds; null: as the configuration says. Settings
--- may change while it lives.
+-- may change while it lives: they are those of the generation that is given.
+alter table sandboxes add given bigint;
 alter table sandboxes add prompt_seconds double precision;
 alter table sandboxes add setup_seconds double precision;
 alter table sandboxes add lifetime_seconds double precision;

@@ -179,7 +179,7 @@ func (e *Engine) adopt(ctx context.Context, token string, l *sandbox.Link) (*act
 	}
 	poke(a.wake)
 	welcome := a.welcome(s)
-	return a, welcome, a.addSettings(ctx, s, &welcome)
+	return a, welcome, a.addGiven(ctx, s, &welcome)
 }
 
 func (a *actor) takeOver(ctx context.Context, t *tx, token string, known map[string]bool) (Session, error) {

@@ -4,33 +4,26 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"strings"
+	"time"
 
 	"openinspect/sandbox"
 )
 
-// equip gives the box of a session what is set for its repository, and records for
-// how long it and what runs in it may take.
-func (e *Engine) equip(ctx context.Context, session string, generation int64, spec *sandbox.Spec) error {
-	s, err := readSession(ctx, e.db, session)
+// equip gives a box what is set for its repository.
+func (e *Engine) equip(ctx context.Context, repository string, spec *sandbox.Spec) error {
+	env, _, err := e.secretsOf(ctx, repository)
 	if err != nil {
 		return err
 	}
-	if spec.Env, _, err = e.secretsOf(ctx, s.Repository); err != nil {
-		return err
-	}
-	set, err := e.SettingsFor(ctx, s.Repository)
+	set, err := e.SettingsFor(ctx, repository)
 	if err != nil {
 		return err
 	}
 	set.put(spec, e.cfg.Provider.Caps().MaxLifetime)
-	_, err = e.db.ExecContext(ctx, `
-		update sandboxes set prompt_seconds = nullif($3::float8, 0), setup_seconds = nullif($4::float8, 0), lifetime_seconds = nullif($5::float8, 0)
-		where session_id = $1 and generation = $2`,
-		session, generation, float64(60*set.PromptMinutes), float64(60*set.SetupMinutes), spec.Lifetime.Seconds())
-	if err != nil {
-		return fmt.Errorf("recording what the box of %s is given: %w", session, err)
-	}
+	maps.Copy(env, spec.Env) // what the box needs itself comes last
+	spec.Env = env
 	return nil
 }
 
@@ -50,20 +43,51 @@ func (a *actor) learnSecrets(ctx context.Context, repository string) error {
 	return nil
 }
 
-// addSettings tells the supervisor what is set for the session's repository.
-func (a *actor) addSettings(ctx context.Context, s Session, w *sandbox.Welcome) error {
-	set, err := a.e.SettingsFor(ctx, s.Repository)
+// addSettings tells a supervisor what is set for its repository.
+func (e *Engine) addSettings(ctx context.Context, repository string, w *sandbox.Welcome) (Settings, error) {
+	set, err := e.SettingsFor(ctx, repository)
+	if err != nil {
+		return set, err
+	}
+	w.Instructions = strings.TrimSpace(w.Instructions + "\n\n" + set.Instructions)
+	w.Project = set.Project == ProjectYes
+	for _, m := range set.Tools {
+		w.Tools = append(w.Tools, sandbox.ToolServer{Name: m.Name, Command: m.Command})
+	}
+	for _, k := range set.Skills {
+		w.Skills = append(w.Skills, sandbox.Skill(k))
+	}
+	if set.PromptMinutes > 0 {
+		w.PromptTimeout = time.Duration(set.PromptMinutes) * time.Minute
+	}
+	if set.SetupMinutes > 0 {
+		w.SetupTimeout = time.Duration(set.SetupMinutes) * time.Minute
+	}
+	return set, nil
+}
+
+// addGiven adds the settings to a session's welcome. For how long the box and what
+// runs in it may take is recorded when its supervisor says hello for the first time,
+// and holds for the box's life.
+func (a *actor) addGiven(ctx context.Context, s Session, w *sandbox.Welcome) error {
+	set, err := a.e.addSettings(ctx, s.Repository, w)
 	if err != nil {
 		return err
 	}
-	w.Instructions = strings.TrimSpace(w.Instructions + "\n\n" + set.Instructions)
-	var given struct {
-		Prompt float64 `db:"prompt"`
-		Setup  float64 `db:"setup"`
-	}
-	err = a.e.db.GetContext(ctx, &given, `select coalesce(prompt_seconds, $2) as prompt, coalesce(setup_seconds, $3) as setup
-		from sandboxes where session_id = $1`, s.ID, w.PromptTimeout.Seconds(), w.SetupTimeout.Seconds())
+	var spec sandbox.Spec
+	set.put(&spec, a.e.cfg.Provider.Caps().MaxLifetime)
+	_, err = a.e.db.ExecContext(ctx, `
+		update sandboxes set given = generation, prompt_seconds = $2, setup_seconds = $3, lifetime_seconds = nullif($4::float8, 0)
+		where session_id = $1 and given is distinct from generation`,
+		s.ID, w.PromptTimeout.Seconds(), w.SetupTimeout.Seconds(), spec.Lifetime.Seconds())
 	if err != nil {
+		return fmt.Errorf("recording what the box of %s is given: %w", s.ID, err)
+	}
+	var given struct {
+		Prompt float64 `db:"prompt_seconds"`
+		Setup  float64 `db:"setup_seconds"`
+	}
+	if err := a.e.db.GetContext(ctx, &given, `select prompt_seconds, setup_seconds from sandboxes where session_id = $1`, s.ID); err != nil {
 		return fmt.Errorf("reading what the box of %s was given: %w", s.ID, err)
 	}
 	w.PromptTimeout, w.SetupTimeout = inSeconds(given.Prompt), inSeconds(given.Setup)

@@ -70,7 +70,7 @@ func (e *Engine) maySave(ctx context.Context, session string) (why string, err e
 	err = e.db.GetContext(ctx, &b, `
 		select b.kept, coalesce(b.kept_at > b.claimed_at and b.kept_at > (
 				select coalesce(max(p.started_at), '-infinity') from prompts p where p.session_id = b.session_id), false) as looked,
-			exists (select from variables v where v.secret and v.repository in ('', s.repository))
+			exists (select from variables v where v.secret and not v.outside and v.repository in ('', s.repository))
 				or exists (select from old_secrets o where o.repository in ('', s.repository) and o.ended_at > b.claimed_at) as secrets
 		from sandboxes b join sessions s on s.id = b.session_id where b.session_id = $1`, session)
 	switch {

@@ -279,13 +279,14 @@ func (e *Engine) startBox(ctx context.Context, c *claim) (sandbox.Box, error) {
 func (e *Engine) sessionBox(ctx context.Context, c claim) (sandbox.Spec, error) {
 	spec := sandbox.Spec{
 		Name: fmt.Sprintf("inspect-%s-%d", c.session, c.generation), From: c.from, Command: e.cfg.Command,
+		Env:  map[string]string{sandbox.EnvToken: c.token, sandbox.EnvControl: e.cfg.Control},
 		Tags: map[string]string{tagSession: c.session, tagEpoch: strconv.FormatInt(c.generation, 10)},
 	}
-	if err := e.equip(ctx, c.session, c.generation, &spec); err != nil {
+	s, err := readSession(ctx, e.db, c.session)
+	if err != nil {
 		return spec, err
 	}
-	spec.Env[sandbox.EnvToken], spec.Env[sandbox.EnvControl] = c.token, e.cfg.Control
-	return spec, nil
+	return spec, e.equip(ctx, s.Repository, &spec)
 }
 
 // findBox looks for the box of the claim's generation, and ends all others of

@@ -20,14 +20,24 @@ import (
 // ForAll stands for all repositories where settings name one.
 const ForAll = ""
 
-// Variable is an environment variable that the sandboxes of a repository get. The
+// VariableKind says who gets a variable and who sees it.
+type VariableKind string
+
+// The kinds of variables.
+const (
+	PlainVariable VariableKind = "variable" // sandboxes get it, and everybody sees it
+	SecretInside  VariableKind = "secret"   // sandboxes get it
+	SecretOutside VariableKind = "outside"  // only for headers that the control plane adds
+)
+
+// Variable is an environment variable of a repository's sandboxes, or a secret. The
 // value of a secret is written only: nobody reads it here again.
 type Variable struct {
-	Name   string    `db:"name"`
-	Secret bool      `db:"secret"`
-	Value  string    `db:"value"` // empty if it is a secret
-	By     string    `db:"by"`    // who set it
-	At     time.Time `db:"set_at"`
+	Name  string       `db:"name"`
+	Kind  VariableKind `db:"kind"`
+	Value string       `db:"value"` // of a PlainVariable
+	By    string       `db:"by"`    // who set it
+	At    time.Time    `db:"set_at"`
 }
 
 // Limits of variables. Linux passes 128 KiB to a program as one string
@@ -47,7 +57,7 @@ const keepOldSecrets = 14 * 24 * time.Hour
 var variableName = regexp.MustCompile(`^[A-Z_][A-Z0-9_]*$`)
 
 // checkVariable says what is wrong with a variable, as a *Problem.
-func checkVariable(name, value string, secret bool) error {
+func checkVariable(name, value string, kind VariableKind) error {
 	refuse := func(format string, args ...any) error {
 		return &Problem{Code: "bad_variable", Text: fmt.Sprintf(format, args...)}
 	}
@@ -64,7 +74,9 @@ func checkVariable(name, value string, secret bool) error {
 		return refuse("The value of %s is not text: encode it, for instance in base64, and decode it in .openinspect/start.sh.", name)
 	case len(value) > longestVariable:
 		return refuse("The value of %s is too long: it has %d bytes, and %d are the most.", name, len(value), longestVariable)
-	case secret && len(strings.TrimSpace(value)) < sandbox.ShortestSecret:
+	case kind != PlainVariable && kind != SecretInside && kind != SecretOutside:
+		return refuse("Say what %s is: a variable, a secret, or a secret for outside.", name)
+	case kind != PlainVariable && len(strings.TrimSpace(value)) < sandbox.ShortestSecret:
 		return refuse("A secret needs %d characters at least: a shorter one cannot be told from ordinary text, "+
 			"so that nobody could keep it out of what people see. If it is not secret, set it as a variable.", sandbox.ShortestSecret)
 	}
@@ -79,25 +91,25 @@ func sealVariable(repository, name string) string {
 
 // SetVariable sets a variable or secret of a repository, or for ForAll, as an
 // administrator. A *Problem says what is wrong with it.
-func (e *Engine) SetVariable(ctx context.Context, by uuid.UUID, repository, name, value string, secret bool) error {
+func (e *Engine) SetVariable(ctx context.Context, by uuid.UUID, repository, name, value string, kind VariableKind) error {
 	name = strings.TrimSpace(name)
-	if err := checkVariable(name, value, secret); err != nil {
+	if err := checkVariable(name, value, kind); err != nil {
 		return err
 	}
 	var sealed []byte
-	kind := "variable"
-	if secret {
-		kind, sealed, value = "secret", e.cfg.Seal.Seal(sealVariable(repository, name), []byte(value)), ""
+	what := "set the variable "
+	if kind != PlainVariable {
+		what, sealed, value = "set the secret ", e.cfg.Seal.Seal(sealVariable(repository, name), []byte(value)), ""
 	}
-	return e.changeSettings(ctx, by, repository, "set the "+kind+" "+name, func(t *tx) error {
+	return e.changeSettings(ctx, by, repository, what+name, func(t *tx) error {
 		if err := t.retireSecret(ctx, repository, name); err != nil {
 			return err
 		}
 		_, err := t.ExecContext(ctx, `
-			insert into variables (repository, name, secret, value, sealed, set_by) values ($1, $2, $3, $4, $5, $6)
-			on conflict (repository, name) do update set secret = excluded.secret, value = excluded.value,
-				sealed = excluded.sealed, set_by = excluded.set_by, set_at = now()`,
-			repository, name, secret, value, sealed, by)
+			insert into variables (repository, name, secret, outside, value, sealed, set_by) values ($1, $2, $3, $4, $5, $6, $7)
+			on conflict (repository, name) do update set secret = excluded.secret, outside = excluded.outside,
+				value = excluded.value, sealed = excluded.sealed, set_by = excluded.set_by, set_at = now()`,
+			repository, name, kind != PlainVariable, kind == SecretOutside, value, sealed, by)
 		if err != nil {
 			return fmt.Errorf("setting %s: %w", name, err)
 		}
@@ -147,7 +159,8 @@ func (t *tx) retireSecret(ctx context.Context, repository, name string) error {
 // Variables reads what is set for one repository, or for ForAll, by name.
 func (e *Engine) Variables(ctx context.Context, repository string) ([]Variable, error) {
 	var list []Variable
-	err := e.db.SelectContext(ctx, &list, `select v.name, v.secret, v.value, p.name as by, v.set_at
+	err := e.db.SelectContext(ctx, &list, `select v.name, v.value, p.name as by, v.set_at,
+			case when v.outside then 'outside' when v.secret then 'secret' else 'variable' end as kind
 		from variables v join people p on p.id = v.set_by where v.repository = $1 order by v.name`, repository)
 	if err != nil {
 		return nil, fmt.Errorf("reading the variables of %q: %w", repository, err)
@@ -158,7 +171,7 @@ func (e *Engine) Variables(ctx context.Context, repository string) ([]Variable, 
 // surroundings are the variables that a sandbox of a repository gets.
 type surroundings struct {
 	env     map[string]string // variables and secrets
-	secrets []string          // names of those that are secrets, sorted
+	outside map[string]string // secrets that no sandbox gets
 	scrub   []string          // what may not be shown: values of secrets, and those they had before
 }
 
@@ -173,19 +186,20 @@ func (e *Engine) secretsOf(ctx context.Context, repository string) (env map[stri
 // surroundings reads the variables of a repository; they beat those for all. The
 // environment names the secrets in sandbox.EnvSecrets.
 func (e *Engine) surroundings(ctx context.Context, repository string) (surroundings, error) {
-	s := surroundings{env: map[string]string{}}
+	s := surroundings{env: map[string]string{}, outside: map[string]string{}}
 	var rows []struct {
 		Repository string `db:"repository"`
 		Name       string `db:"name"`
 		Secret     bool   `db:"secret"`
+		Outside    bool   `db:"outside"`
 		Old        bool   `db:"old"`
 		Value      string `db:"value"`
 		Sealed     []byte `db:"sealed"`
 	}
 	err := e.db.SelectContext(ctx, &rows, `
-		select repository, name, secret, false as old, value, sealed from variables where repository in ($1, $2)
+		select repository, name, secret, outside, false as old, value, sealed from variables where repository in ($1, $2)
 		union all
-		select repository, name, true, true, '', sealed from old_secrets where repository in ($1, $2)
+		select repository, name, true, false, true, '', sealed from old_secrets where repository in ($1, $2)
 			and ended_at > now() - make_interval(secs => $3)
 		order by repository`, ForAll, repository, seconds(keepOldSecrets)) // '' comes first
 	if err != nil {
@@ -207,13 +221,20 @@ func (e *Engine) surroundings(ctx context.Context, repository string) (surroundi
 			value = string(plain)
 			s.scrub = append(s.scrub, value)
 		}
-		if !row.Old {
-			s.env[row.Name], secret[row.Name] = value, row.Secret
+		if row.Old {
+			continue
 		}
+		delete(s.env, row.Name)
+		delete(s.outside, row.Name)
+		into := s.env
+		if row.Outside {
+			into = s.outside
+		}
+		into[row.Name], secret[row.Name] = value, row.Secret && !row.Outside
 	}
 	maps.DeleteFunc(secret, func(_ string, is bool) bool { return !is })
-	if s.secrets = slices.Sorted(maps.Keys(secret)); len(s.secrets) > 0 {
-		s.env[sandbox.EnvSecrets] = strings.Join(s.secrets, ",")
+	if names := slices.Sorted(maps.Keys(secret)); len(names) > 0 {
+		s.env[sandbox.EnvSecrets] = strings.Join(names, ",")
 	}
 	if unreadable != nil {
 		return s, unreadable
@@ -257,6 +278,9 @@ func (e *Engine) changeSettings(ctx context.Context, by uuid.UUID, repository, w
 		if err := change(t); err != nil {
 			return err
 		}
+		if err := t.endSparesOf(ctx, repository); err != nil {
+			return err
+		}
 		_, err := t.ExecContext(ctx, `insert into setting_changes (repository, what, person) values ($1, $2, $3)`, repository, what, by)
 		if err != nil {
 			return fmt.Errorf("recording a change of settings: %w", err)
@@ -267,6 +291,22 @@ func (e *Engine) changeSettings(ctx context.Context, by uuid.UUID, repository, w
 		return nil
 	}
 	return err
+}
+
+// endSparesOf ends the spares that were made ready with settings that are no more.
+func (t *tx) endSparesOf(ctx context.Context, repository string) error {
+	var ids []string
+	err := t.SelectContext(ctx, &ids, `select id from spares where state in ('starting', 'booting', 'ready') and $1 in ('', repository)
+		order by id for no key update`, repository)
+	if err != nil {
+		return fmt.Errorf("looking for spare sandboxes of %q: %w", repository, err)
+	}
+	for _, id := range ids {
+		if err := t.endSpare(ctx, id, spareEnded, "what is set for its repository was changed"); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // mayAdminister refuses who is no administrator.

@@ -28,7 +28,11 @@ func governed(t *testing.T, changes ...func(*sessions.Config)) (*sessionstest.Wo
 
 func set(t *testing.T, e *sessions.Engine, by sessions.Person, repository, name, value string, secret bool) {
 	t.Helper()
-	if err := e.SetVariable(context.Background(), by.ID, repository, name, value, secret); err != nil {
+	kind := sessions.PlainVariable
+	if secret {
+		kind = sessions.SecretInside
+	}
+	if err := e.SetVariable(context.Background(), by.ID, repository, name, value, kind); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -43,11 +47,15 @@ func TestASandboxGetsWhatIsSetForItsRepository(t *testing.T) {
 	set(t, e, ada, "acme/greeter", "NPM_TOKEN", "npm-for-greeter-only", true)
 	set(t, e, ada, "acme/greeter", "LEVEL", "loud", false)
 	set(t, e, ada, "acme/billing", "BILLING_KEY", "key-of-billing", true)
+	set(t, e, ada, sessions.ForAll, "LINEAR_TOKEN", "only-a-variable", false)
+	if err := e.SetVariable(context.Background(), ada.ID, "acme/greeter", "LINEAR_TOKEN", "a-secret-for-outside", sessions.SecretOutside); err != nil {
+		t.Fatal(err)
+	}
 	acc := w.Ask(e, ada.ID, "1.0", "acme/greeter: hello")
 	ended(t, e, acc.Prompt.ID)
 	env := w.Provider.Specs()[0].Env
 	for name, want := range map[string]string{"REGION": "north", "NPM_TOKEN": "npm-for-greeter-only", "LEVEL": "loud",
-		"BILLING_KEY": "", sandbox.EnvSecrets: "NPM_TOKEN"} {
+		"BILLING_KEY": "", "LINEAR_TOKEN": "", sandbox.EnvSecrets: "NPM_TOKEN"} {
 		if env[name] != want {
 			t.Errorf("%s is %q in the sandbox, want %q", name, env[name], want)
 		}
@@ -87,8 +95,8 @@ func TestOnlyAdministratorsChangeVariablesAndItIsKnownWhoDid(t *testing.T) {
 	ctx := context.Background()
 	bob := w.Person(e, "Bob")
 	for what, err := range map[string]error{
-		"setting":  e.SetVariable(ctx, bob.ID, "acme/greeter", "NAME", "value", false),
-		"for all":  e.SetVariable(ctx, bob.ID, sessions.ForAll, "NAME", "value", false),
+		"setting":  e.SetVariable(ctx, bob.ID, "acme/greeter", "NAME", "value", sessions.PlainVariable),
+		"for all":  e.SetVariable(ctx, bob.ID, sessions.ForAll, "NAME", "value", sessions.PlainVariable),
 		"removing": e.RemoveVariable(ctx, bob.ID, "acme/greeter", "NAME"),
 	} {
 		if p, ok := errors.AsType[*sessions.Problem](err); !ok || p.Code != "not_admin" {
@@ -134,12 +142,16 @@ func TestVariablesThatCannotBe(t *testing.T) {
 		{"KEY", strings.Repeat("x", 32<<10+1), false, "too long"},
 		{"KEY", "short", true, "8 characters"},
 	} {
-		err := e.SetVariable(context.Background(), ada.ID, "acme/greeter", c.name, c.value, c.secret)
+		kind := sessions.PlainVariable
+		if c.secret {
+			kind = sessions.SecretOutside
+		}
+		err := e.SetVariable(context.Background(), ada.ID, "acme/greeter", c.name, c.value, kind)
 		if p, ok := errors.AsType[*sessions.Problem](err); !ok || !strings.Contains(p.Text, c.says) {
 			t.Errorf("%q = %.20q: %v; want a sentence with %q", c.name, c.value, err, c.says)
 		}
 	}
-	err := e.SetVariable(context.Background(), ada.ID, "acme/nothing", "KEY", "value", false)
+	err := e.SetVariable(context.Background(), ada.ID, "acme/nothing", "KEY", "value", sessions.PlainVariable)
 	if p, ok := errors.AsType[*sessions.Problem](err); !ok || p.Code != "no_repository" {
 		t.Errorf("a repository that is not there: %v", err)
 	}

@@ -2,7 +2,6 @@ package web
 
 import (
 	"context"
-	"errors"
 	"net/http"
 	"slices"
 
@@ -133,10 +132,10 @@ type settingsJSON struct {
 
 // variableJSON is a variable; a secret without its value.
 type variableJSON struct {
-	Name   string `json:"name"`
-	Secret bool   `json:"secret"`
-	Value  string `json:"value,omitempty"`
-	By     string `json:"by"`
+	Name  string                `json:"name"`
+	Kind  sessions.VariableKind `json:"kind"`
+	Value string                `json:"value,omitempty"`
+	By    string                `json:"by"`
 }
 
 func (s *Server) getSettings(w http.ResponseWriter, r *http.Request, v viewer) error {
@@ -146,7 +145,7 @@ func (s *Server) getSettings(w http.ResponseWriter, r *http.Request, v viewer) e
 	}
 	out := settingsJSON{Version: page.Version, Settings: page.Own, Variables: []variableJSON{}}
 	for _, one := range page.Variables {
-		out.Variables = append(out.Variables, variableJSON{one.Name, one.Secret, one.Value, one.By})
+		out.Variables = append(out.Variables, variableJSON{one.Name, one.Kind, one.Value, one.By})
 	}
 	writeJSON(w, http.StatusOK, out)
 	return nil
@@ -165,17 +164,13 @@ func (s *Server) putSettings(w http.ResponseWriter, r *http.Request, v viewer) e
 
 func (s *Server) putVariable(w http.ResponseWriter, r *http.Request, v viewer) error {
 	var body struct {
-		Value  string `json:"value"`
-		Secret *bool  `json:"secret"`
+		Value string                `json:"value"`
+		Kind  sessions.VariableKind `json:"kind"`
 	}
 	if err := readBody(w, r, &body); err != nil {
 		return err
 	}
-	if body.Secret == nil {
-		return &failure{status: http.StatusBadRequest, code: "bad_variable", text: "Say whether it is a secret: {\"secret\": true} or false.",
-			err: errors.New("secret is missing")}
-	}
-	if err := s.engine.SetVariable(r.Context(), v.ID, named(r), r.PathValue("variable"), body.Value, *body.Secret); err != nil {
+	if err := s.engine.SetVariable(r.Context(), v.ID, named(r), r.PathValue("variable"), body.Value, body.Kind); err != nil {
 		return err
 	}
 	return s.answerChange(w, r, v)

@@ -98,7 +98,7 @@ func TestOnlyAdministratorsChangeSettings(t *testing.T) {
 	for _, c := range []struct{ method, path, body string }{
 		{"PUT", "/api/settings", `{"version":0,"settings":{"cpu":2}}`},
 		{"PUT", "/api/repositories/acme/greeter", `{"version":0,"settings":{"project":"yes"}}`},
-		{"PUT", "/api/repositories/acme/greeter/variables/KEY", `{"value":"x","secret":false}`},
+		{"PUT", "/api/repositories/acme/greeter/variables/KEY", `{"value":"x","kind":"variable"}`},
 		{"DELETE", "/api/settings/variables/KEY", ``},
 	} {
 		var got struct{ Error struct{ Code, Text string } }

@@ -83,8 +83,8 @@ export function startSettings(box) {
   set?.addEventListener('submit', async (e) => {
     e.preventDefault();
     const name = set.elements.variable.value.trim();
-    const body = { value: set.elements.value.value, secret: set.elements.kind.value === 'secret' };
-    if (await send(set, `${name} is set. Sandboxes that start from now on have it.`, () => put(variable(name), body))) {
+    const body = { value: set.elements.value.value, kind: set.elements.kind.value };
+    if (await send(set, `${name} is set. It holds for what starts from now on.`, () => put(variable(name), body))) {
       set.elements.variable.value = '';
       set.elements.value.value = '';
       set.elements.variable.focus();
