@@ -212,6 +212,7 @@ func (c *control) machineHandler(route modelRoute) (http.Handler, error) {
 			}},
 			Prices: doors.NewPrices(prices), PricedOnly: c.cfg.budgeted(), Meter: doorMeter{c.engine}, Log: c.log,
 		}),
+		Tools:  doors.NewTools(doors.ToolsConfig{Servers: doorTools{c.engine}, Log: c.log}),
 		Egress: doors.NewEgress(doors.EgressConfig{Allow: append(<-c.registries, c.cfg.EgressAllow...), Log: c.log}),
 	}), nil
 }

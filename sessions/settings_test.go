@@ -108,3 +108,62 @@ func TestSettingsThatCannotBe(t *testing.T) {
 		}
 	}
 }
+
+func TestAServerOfToolsGetsTheHeadersThatAreSet(t *testing.T) {
+	t.Parallel()
+	w, e, ada := governed(t)
+	w.Run(e)
+	ctx := context.Background()
+	acc := w.Ask(e, ada.ID, "1.0", "acme/greeter: hello")
+	ended(t, e, acc.Prompt.ID)
+	change(t, e, ada, sessions.ForAll, sessions.Settings{Tools: []sessions.MCPServer{
+		{Name: "linear", URL: "https://mcp.linear.test/mcp", Headers: map[string]string{"Authorization": "Bearer ${LINEAR}", "X-Team": "${TEAM}/a"}}}})
+	if _, err := e.ToolServer(ctx, acc.Session.ID, "linear"); err == nil || !strings.Contains(err.Error(), "is not set") {
+		t.Errorf("without its secret: %v", err)
+	}
+	set(t, e, ada, sessions.ForAll, "TEAM", "north", false)
+	for repository, value := range map[string]string{sessions.ForAll: "token-for-all", "acme/greeter": "token-of-greeter", "acme/billing": "token-of-billing"} {
+		if err := e.SetVariable(ctx, ada.ID, repository, "LINEAR", value, sessions.SecretOutside); err != nil {
+			t.Fatal(err)
+		}
+	}
+	got, err := e.ToolServer(ctx, acc.Session.ID, "linear")
+	if err != nil || got.URL != "https://mcp.linear.test/mcp" || got.Headers["Authorization"] != "Bearer token-of-greeter" ||
+		got.Headers["X-Team"] != "north/a" || len(got.Secrets) != 1 || got.Secrets[0] != "token-of-greeter" {
+		t.Errorf("the server is asked with %+v (%v)", got, err)
+	}
+	if _, err := e.ToolServer(ctx, acc.Session.ID, "other"); err == nil {
+		t.Error("a server that is not set is found")
+	}
+}
+
+func TestARequestMayRunAsLongAsItsRepositoryAllows(t *testing.T) {
+	t.Parallel()
+	w, e, ada := governed(t, func(c *sessions.Config) { c.PromptTimeout = time.Millisecond })
+	began, leave := make(chan struct{}, 1), make(chan struct{})
+	w.Provider.Agent = held(began, leave)
+	change(t, e, ada, "acme/greeter", sessions.Settings{PromptMinutes: 5})
+	w.Run(e)
+	acc := w.Ask(e, ada.ID, "1.0", "acme/greeter: take your time")
+	<-began
+	var seconds float64
+	if err := w.DB.Get(&seconds, `select prompt_seconds from sandboxes where session_id = $1`, acc.Session.ID); err != nil || seconds != 300 {
+		t.Errorf("the sandbox was given %g seconds (%v)", seconds, err)
+	}
+	if _, err := w.DB.Exec(`update prompts set started_at = now() - interval '4 minutes' where id = $1`, acc.Prompt.ID); err != nil {
+		t.Fatal(err)
+	}
+	leave <- struct{}{}
+	if p := ended(t, e, acc.Prompt.ID); p.State != sessions.Completed {
+		t.Errorf("after four minutes the request ended as %s: %s", p.State, p.Reason)
+	}
+	next := w.Ask(e, ada.ID, "1.0", "again")
+	<-began
+	if _, err := w.DB.Exec(`update prompts set started_at = now() - interval '6 minutes' where id = $1`, next.Prompt.ID); err != nil {
+		t.Fatal(err)
+	}
+	if p := ended(t, e, next.Prompt.ID); p.State != sessions.Failed || !strings.Contains(p.Reason, "longer than 5m0s") {
+		t.Errorf("after six minutes the request ended as %s: %s", p.State, p.Reason)
+	}
+	close(leave)
+}

@@ -79,7 +79,7 @@ func (s *supervisor) prepare() error {
 	if err := s.identity.setAuthor(bot); err != nil {
 		return fmt.Errorf("writing the author: %w", err)
 	}
-	if err := prepareConfig(s.cfg.Home); err != nil {
+	if err := prepareConfig(s.cfg.Home, w.Project, w.Skills); err != nil {
 		return fmt.Errorf("preparing OpenCode's configuration: %w", err)
 	}
 	gateway := s.gateway.url()
@@ -100,7 +100,7 @@ func (s *supervisor) prepare() error {
 	s.settings = agentSettings{
 		binary: s.cfg.OpenCode, home: s.cfg.Home, directory: dir, gateway: gateway, toolKey: s.toolKey,
 		protocol: w.Protocol, models: []string{w.Model}, small: w.SmallModel, instructions: instructions, env: env,
-		secrets: s.vault.names(),
+		project: w.Project, tools: w.Tools, secrets: s.vault.names(),
 	}
 	return os.MkdirAll(dir, 0o755)
 }

@@ -24,7 +24,7 @@ import (
 
 // gateway is what a box sees of the world: one loopback address that forwards
 // to the control plane's doors and adds the box's own credential, so that no
-// other process in the box needs it. Paths below /git/ and /model/ go to the
+// other process in the box needs it. Paths below /git/, /model/ and /mcp/ go to the
 // doors of these names, proxy requests (CONNECT, and absolute addresses) to the
 // egress proxy, and /mcp is the supervisor's own tools for the agent. What is
 // pushed is noted on the way.
@@ -113,7 +113,7 @@ func (g *gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		g.doors.ServeHTTP(w, r)
 	case strings.HasPrefix(r.URL.Path, "/model/") && g.priming.Load():
 		answerReady(w, r)
-	case strings.HasPrefix(r.URL.Path, "/model/"):
+	case strings.HasPrefix(r.URL.Path, "/model/"), strings.HasPrefix(r.URL.Path, sandbox.ToolsPath):
 		g.doors.ServeHTTP(w, r)
 	case r.URL.Path == "/mcp":
 		key := []byte("Bearer " + g.toolKey)

@@ -22,6 +22,7 @@ import (
 	"testing/fstest"
 	"time"
 
+	"github.com/modelcontextprotocol/go-sdk/mcp"
 	"go.uber.org/goleak"
 
 	"openinspect/internal/practice/model"
@@ -34,6 +35,9 @@ import (
 func TestMain(m *testing.M) {
 	if raw := os.Getenv("SUPERVISOR_UNDER_TEST"); raw != "" {
 		os.Exit(superviseForTest(raw))
+	}
+	if os.Getenv("TOOL_SERVER_UNDER_TEST") != "" {
+		os.Exit(serveToolsForTest())
 	}
 	goleak.VerifyTestMain(m)
 }
@@ -151,6 +155,10 @@ func (p *plane) doors() http.Handler {
 		p.saw(r)
 		git.ServeHTTP(w, r)
 	})
+	mux.Handle(sandbox.ToolsPath+"remote", mcp.NewStreamableHTTPHandler(func(r *http.Request) *mcp.Server {
+		p.saw(r)
+		return toolServer("over there")
+	}, &mcp.StreamableHTTPOptions{Stateless: true}))
 	mux.HandleFunc("/model/", func(w http.ResponseWriter, r *http.Request) {
 		p.saw(r)
 		data, err := io.ReadAll(r.Body)
