@@ -51,10 +51,17 @@
 // files of its own takes a spare of its repository instead, if one is there
 // (spares.go).
 //
+// Settings are read when they are used: a box gets those of its repository when it is
+// started (equip), and what they say of its deadlines is recorded with it. Secrets
+// of the repository are in the box's environment; the actor scrubs them, those too
+// that were replaced lately. Files are saved only if the supervisor said that none
+// of them is in there (maySave).
+//
 // Files: accept, steer (edit, cancel, stop, retry), repository, naming, choose
 // are what people ask for; bridge, actor, parts, calls are the actor; start,
-// park, watch are the sandbox's life, spares what waits for a session; settle, log, outbox are what everybody
-// writes through; feed, gossip are the readers; pulls, github, people are whom
+// park, watch are the sandbox's life, spares what waits for a session; settings,
+// variables, equip, kept, toolservers, openports are what administrators set and
+// what follows from it; settle, log, outbox are what everybody writes through; feed, gossip are the readers; pulls, github, people are whom
 // effects belong to.
 //
 // This package knows nothing of HTTP, Slack, GitHub or Modal. bot, web and

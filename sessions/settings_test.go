@@ -140,7 +140,7 @@ func TestAServerOfToolsGetsTheHeadersThatAreSet(t *testing.T) {
 func TestARequestMayRunAsLongAsItsRepositoryAllows(t *testing.T) {
 	t.Parallel()
 	w, e, ada := governed(t, func(c *sessions.Config) { c.PromptTimeout = time.Millisecond })
-	began, leave := make(chan struct{}, 1), make(chan struct{})
+	began, leave := make(chan string, 1), make(chan struct{})
 	w.Provider.Agent = held(began, leave)
 	change(t, e, ada, "acme/greeter", sessions.Settings{PromptMinutes: 5})
 	w.Run(e)

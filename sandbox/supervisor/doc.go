@@ -27,6 +27,14 @@
 //   - I12: what a turn started is ended within seconds of its end. The supervisor is a
 //     subreaper, so that no process can hide by losing its parent.
 //
+// Secrets of the repository are in the supervisor's environment and in that of all it
+// starts. It takes their values out of events, a plugin takes them out of what tools
+// return before the model gets it, and before the box's files are saved they are
+// looked for in home and workspace: in plain text and the usual encodings, in names
+// and links, and in loose objects of git. What OpenCode keeps of the conversation is
+// cleaned of them; anything else is reported. Not looked into is what is compressed
+// otherwise, packs of git among them.
+//
 // Files of its own lie in <home>/.openinspect: the spool of the bridge, git's
 // author and hooks, which prompt runs, OpenCode's session and a consistent copy
 // of its database. They are part of a saved filesystem, so that a box which is
