@@ -43,7 +43,7 @@ func newPortHosts(ports, public string) (*portHosts, error) {
 	}
 	u, err := url.Parse(ports)
 	if err != nil || u.Scheme != "http" && u.Scheme != "https" {
-		return nil, errors.New("has to begin with https://*. or http://*.")
+		return nil, errors.New("has to begin with https:// or http://, e.g. https://*.ports.example.com")
 	}
 	domain, ok := strings.CutPrefix(strings.ToLower(u.Hostname()), "*.")
 	switch {
