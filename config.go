@@ -28,6 +28,9 @@ type Config struct {
 	SecretKey     string `env:"SECRET_KEY,required,notEmpty" desc:"(secret) 32 random bytes in base64; seals people's tokens in the database"`
 	LogLevel      string `env:"LOG_LEVEL" envDefault:"info" desc:"debug, info, warn or error"`
 
+	Admins   []string `env:"ADMINS" desc:"Slack ids of the people who may change settings, U…, comma-separated; unset: nobody may"`
+	PortsURL string   `env:"PORTS_URL" desc:"how people reach ports of sandboxes: a URL whose host begins with *., e.g. https://*.ports.example.com, with DNS and certificate for all names below; unset: http://*.localhost where PUBLIC_URL is this machine, otherwise ports are not offered"`
+
 	SlackBotToken     string `env:"SLACK_BOT_TOKEN,required,notEmpty" desc:"(secret) xoxb-…"`
 	SlackAppToken     string `env:"SLACK_APP_TOKEN,required,notEmpty" desc:"(secret) xapp-…, with connections:write"`
 	SlackClientID     string `env:"SLACK_CLIENT_ID,required,notEmpty" desc:"for signing in with Slack"`

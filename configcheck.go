@@ -12,12 +12,23 @@ import (
 	"openinspect/internal/doors"
 	"openinspect/internal/seal"
 	"openinspect/sessions"
+	"openinspect/web"
 )
 
 // check finds values that are set but cannot work.
 func (c *Config) check() []error {
 	var p []error
 	complain := func(format string, args ...any) { p = append(p, fmt.Errorf(format, args...)) }
+	for _, id := range c.Admins {
+		if !strings.HasPrefix(id, "U") && !strings.HasPrefix(id, "W") {
+			complain("ADMINS names %q, which is no Slack id of a person: these begin with U or W, and a profile's menu has them under \"Copy member ID\"", id)
+		}
+	}
+	if c.PortsURL != "" {
+		if err := web.CheckPortsURL(c.PortsURL, c.PublicURL); err != nil {
+			complain("PORTS_URL %w", err)
+		}
+	}
 	for name, value := range map[string]string{
 		"PUBLIC_URL": c.PublicURL, "SLACK_API_URL": c.SlackAPIURL, "SLACK_ISSUER": c.SlackIssuer,
 		"GITHUB_API_URL": c.GitHubAPIURL, "GITHUB_URL": c.GitHubURL, "MODEL_BASE_URL": c.ModelBaseURL,

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"net/http"
 	"os"
 
 	"openinspect/internal/doors"
@@ -72,4 +73,23 @@ func selfPath() string {
 		return os.Args[0]
 	}
 	return path
+}
+
+// doorTools finds the servers of tools that are set for a session's repository.
+type doorTools struct{ engine *sessions.Engine }
+
+func (t doorTools) ToolServer(ctx context.Context, a doors.Access, name string) (doors.ToolServer, error) {
+	found, err := t.engine.ToolServer(ctx, a.Session, name)
+	var problem *sessions.Problem
+	if errors.As(err, &problem) {
+		return doors.ToolServer{}, &doors.Refusal{Sentence: problem.Text}
+	}
+	if err != nil {
+		return doors.ToolServer{}, err
+	}
+	server := doors.ToolServer{URL: found.URL, Header: http.Header{}, Secret: found.Secrets}
+	for name, value := range found.Headers {
+		server.Header.Set(name, value)
+	}
+	return server, nil
 }

@@ -313,7 +313,11 @@ func (p *practice) childEnv(opencode string) []string {
 		"GITHUB_APP_ID", fmt.Sprint(github.AppID), "GITHUB_PRIVATE_KEY", github.PrivateKey,
 		"GITHUB_CLIENT_ID", github.ClientID, "GITHUB_CLIENT_SECRET", github.ClientSecret,
 	)
-	env = append(append(env, p.modalEnv()...), p.extraEnv...)
+	var people []string // everybody may try everything
+	for _, u := range slack.Users {
+		people = append(people, u.ID)
+	}
+	env = append(append(set(env, "ADMINS", strings.Join(people, ",")), p.modalEnv()...), p.extraEnv...)
 	if p.model != nil {
 		return set(env, "MODEL_BASE_URL", p.modelURL(), "MODEL_API_KEY", p.state.ModelKey, "MODEL", "practice")
 	}

@@ -129,7 +129,8 @@ func (c *control) buildEngine(ctx context.Context, key *seal.Key, route modelRou
 		Chooser: model.New(c.log, model.Config{
 			BaseURL: route.BaseURL, Key: route.Key, Model: route.Small, Protocol: route.Protocol,
 		}),
-		Model: route.Model, SmallModel: route.Small, Protocol: route.Protocol,
+		Admins: cfg.Admins,
+		Model:  route.Model, SmallModel: route.Small, Protocol: route.Protocol,
 		BotName: botName, BotEmail: botEmail, Instructions: cfg.Instructions, BotPullRequests: cfg.BotPullRequests, PullRequestPictures: cfg.PullRequestPictures,
 		PromptTimeout: cfg.PromptTimeout, SetupTimeout: cfg.SetupTimeout, ModelSilence: cfg.ModelSilence, BootTimeout: cfg.BootTimeout,
 		ParkAfter: cfg.ParkAfter, SnapshotAfter: unlessZero(cfg.SnapshotAfter), ArchiveAfter: unlessZero(cfg.ArchiveAfter), DeleteAfter: cfg.ArchiveDelete,
@@ -172,6 +173,7 @@ func (c *control) buildSurfaces(route modelRoute) (err error) {
 	c.web, err = web.New(c.log, c.engine, web.Config{
 		PublicURL: publicURL, SlackClientID: cfg.SlackClientID, SlackClientSecret: cfg.SlackClientSecret,
 		OIDCIssuer: cfg.SlackIssuer, TeamID: cfg.SlackTeamID, SlackWorkspaceURL: workspaceURL(cfg), Members: c.bot, GitHub: c.forge,
+		PortsURL: cfg.PortsURL,
 	})
 	if err != nil {
 		return err
@@ -214,6 +216,7 @@ func (c *control) machineHandler(route modelRoute) (http.Handler, error) {
 			}},
 			Prices: doors.NewPrices(prices), PricedOnly: c.cfg.budgeted(), Meter: doorMeter{c.engine}, Log: c.log,
 		}),
+		Tools:  doors.NewTools(doors.ToolsConfig{Servers: doorTools{c.engine}, Log: c.log}),
 		Egress: doors.NewEgress(doors.EgressConfig{Allow: append(<-c.registries, c.cfg.EgressAllow...), Log: c.log}),
 	}), nil
 }

@@ -39,6 +39,9 @@ type BridgeConfig struct {
 	SpoolDir string
 	// SpoolLimit is how many bytes it may have before big outputs are dropped; 0 is 64 MiB.
 	SpoolLimit int64
+	// Scrub, if any, takes what nobody may see out of an event's JSON, before it
+	// is kept; it may change the insides of strings only.
+	Scrub func([]byte) []byte
 	// Patience is how long Run goes on without a control plane; 0 is for ever.
 	Patience time.Duration
 	// Heartbeat is asked for the next heartbeat; it has to return at once.
@@ -113,6 +116,9 @@ func (b *Bridge) Event(kind, prompt string, body any) {
 	if err != nil {
 		b.cfg.Log.Error("event cannot be encoded", "kind", kind, "err", err)
 		return
+	}
+	if b.cfg.Scrub != nil {
+		data = b.cfg.Scrub(data)
 	}
 	b.mu.Lock()
 	if _, err := b.spool.append(Event{Prompt: prompt, Kind: kind, Body: data, At: time.Now().UTC()}); err != nil {

@@ -17,6 +17,7 @@ const (
 	KindRetry     = "retry"     // BodyNote: the model did not answer, another try follows
 	KindNote      = "note"      // BodyNote: something a person should know
 	KindSettled   = "settled"   // BodySettled: the prompt's end; nothing of it runs any more
+	KindKept      = "kept"      // BodyKept: which secrets are in the files that are about to be saved
 )
 
 // Phases of a boot, in order.
@@ -116,6 +117,25 @@ type BodyPush struct {
 // BodyNote is a sentence for people.
 type BodyNote struct {
 	Text string `json:"text"`
+}
+
+// BodyKept is what a supervisor that was given secrets (EnvSecrets) found of them
+// in home and workspace, before these are saved. Only if nothing was found and all
+// was looked at, they may be.
+type BodyKept struct {
+	Places    []KeptSecret `json:"places,omitempty"`
+	Omitted   int          `json:"omitted,omitempty"`   // places beyond these
+	Unchecked string       `json:"unchecked,omitempty"` // why not all was looked at, a sentence
+}
+
+// Clean says that the files may be saved.
+func (b BodyKept) Clean() bool { return len(b.Places) == 0 && b.Unchecked == "" }
+
+// KeptSecret is a place where a secret's value is.
+type KeptSecret struct {
+	Secret string `json:"secret"`           // its name
+	Path   string `json:"path"`             // below home as ~/…, otherwise absolute
+	Commit string `json:"commit,omitempty"` // it is in a commit or was staged: what git calls the object
 }
 
 // Outcomes of a prompt.

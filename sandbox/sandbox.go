@@ -10,8 +10,8 @@
 //
 // Invariants. Paths inside a box are constant (Home, Workspace), because
 // OpenCode's database names absolute paths (I5 of the design needs a restored
-// box to continue where it was). A box has no credential but its own token
-// (I7). Everything else of a box is reachable by the tags it was started with,
+// box to continue where it was). A box has no credential of ours but its own token
+// (I7); secrets of the repository's own programs may be in Spec.Env (EnvSecrets). Everything else of a box is reachable by the tags it was started with,
 // so that a control plane that lost its memory finds its boxes again.
 //
 // This package imports nothing else of ours; everybody may import it.
@@ -43,6 +43,9 @@ const (
 	EnvToken   = "OPENINSPECT_TOKEN"   // the box's own credential
 	EnvControl = "OPENINSPECT_CONTROL" // machine listener: unix:/path or http(s)://host
 )
+
+// OwnTools is the name under which the agent finds the tools of the product itself.
+const OwnTools = "openinspect"
 
 // TokenHeader carries the box's own credential on every request that the
 // supervisor makes to the machine listener: bridge, doors and proxy alike.

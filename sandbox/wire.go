@@ -127,11 +127,33 @@ type Welcome struct {
 	Protocol     string   `json:"protocol"`
 	Instructions string   `json:"instructions,omitempty"` // added to the agent's instructions
 	Services     []string `json:"services,omitempty"`     // reserved for declared services
+	// Project says that what the repository brings for the agent (.opencode, opencode.json) may run.
+	Project bool         `json:"project,omitempty"`
+	Tools   []ToolServer `json:"tools,omitempty"`  // further tools of the agent
+	Skills  []Skill      `json:"skills,omitempty"` // what it can read up on
 	// Deadlines of the supervisor's own waits.
 	PromptTimeout time.Duration `json:"prompt_timeout"`
 	SetupTimeout  time.Duration `json:"setup_timeout"`
 	ModelSilence  time.Duration `json:"model_silence"` // the model may show no sign of life for so long
 	AckedThrough  int64         `json:"acked_through"` // highest n of this boot that is stored
+}
+
+// ToolServer is an MCP server: one that the control plane reaches, at ToolsPath and
+// its name of the machine listener, or a command that runs in the box.
+type ToolServer struct {
+	Name    string `json:"name"`
+	Command string `json:"command,omitempty"` // of sh; empty: the control plane reaches it
+}
+
+// ToolsPath is below which the machine listener serves MCP servers that it adds
+// credentials for.
+const ToolsPath = "/mcp/"
+
+// Skill is a text that the agent reads when it is about what the description says.
+type Skill struct {
+	Name        string `json:"name"` // small letters, digits and -
+	Description string `json:"description"`
+	Text        string `json:"text"` // Markdown
 }
 
 // Prompt is one request to the agent.

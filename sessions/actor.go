@@ -28,7 +28,7 @@ func (a *actor) appendAll(ctx context.Context, t *tx, events []sandbox.Event) er
 			ev.Kind = sandbox.KindNote
 		}
 		waiting = append(waiting, entry{prompt: storable(ev.Prompt), kind: storable(ev.Kind), body: body, boot: a.boot, n: ev.N})
-		if ev.Kind != sandbox.KindSettled && ev.Kind != sandbox.KindPhase {
+		if ev.Kind != sandbox.KindSettled && ev.Kind != sandbox.KindPhase && ev.Kind != sandbox.KindKept {
 			continue
 		}
 		if err := flush(); err != nil {
@@ -46,6 +46,9 @@ func (a *actor) effect(ctx context.Context, t *tx, ev sandbox.Event, body json.R
 	s, err := t.lockSession(ctx, a.session)
 	if err != nil {
 		return err
+	}
+	if ev.Kind == sandbox.KindKept {
+		return t.noteKept(ctx, s, body)
 	}
 	if ev.Kind == sandbox.KindPhase {
 		var phase sandbox.BodyPhase

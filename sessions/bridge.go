@@ -32,6 +32,7 @@ type actor struct {
 	epoch   int64
 	acked   int64 // highest number of the boot's events that is stored
 	scrub   *scrubber
+	secrets bool // the sandbox may have been given some
 	parts   *parts
 	arrived chan sandbox.Message // events and deltas, in order
 	unsent  string               // the running prompt, if the boot never got it; read and written by who has the turn
@@ -177,8 +178,12 @@ func (e *Engine) adopt(ctx context.Context, token string, l *sandbox.Link) (*act
 	if err != nil {
 		return nil, sandbox.Welcome{}, err
 	}
+	if err := a.learnSecrets(ctx, s.Repository); err != nil {
+		return nil, sandbox.Welcome{}, err
+	}
 	poke(a.wake)
-	return a, a.welcome(s), nil
+	welcome := a.welcome(s)
+	return a, welcome, a.addGiven(ctx, s, &welcome)
 }
 
 func (a *actor) takeOver(ctx context.Context, t *tx, token string, known map[string]bool) (Session, error) {

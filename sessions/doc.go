@@ -82,10 +82,18 @@
 // is carried over to the next. Archived sessions lose their saved filesystems after
 // a while and keep their branches; a prompt opens them again.
 //
+// Settings are read when they are used: a box gets those of its repository when it is
+// started (equip), and what they say of its deadlines is recorded with it. Secrets
+// of the repository are in the box's environment; the actor scrubs them, those too
+// that were replaced lately. Files are saved only if the supervisor said that none
+// of them is in there (maySave).
+//
 // Files: accept, steer (edit, cancel, stop, retry), repository, naming, choose,
 // archive are what people ask for; bridge, actor, parts, calls are the actor;
 // start, park, snapshot, saved, reaper, carry, charge, watch, exit are the
 // sandbox's life, spares what waits for a session, images_* what both begin from;
+// settings, variables, equip, kept, toolservers, openports are what administrators
+// set and what follows from it;
 // settle, log, outbox are what everybody writes through; feed, gossip are the
 // readers; pulls, forge_effects, github, people are whom effects belong to.
 //

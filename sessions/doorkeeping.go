@@ -53,7 +53,7 @@ func (e *Engine) authenticateBuild(ctx context.Context, token string) (Grant, er
 	if err != nil {
 		return Grant{}, fmt.Errorf("checking a sandbox's token: %w", notFound(err))
 	}
-	return Grant{Session: e.buildBox(b).Name, Repository: b.Repository, DefaultBranch: b.Branch}, nil
+	return Grant{Session: b.boxName(), Repository: b.Repository, DefaultBranch: b.Branch}, nil
 }
 
 // Pushed records the head of the session's branch as the code host reported it.

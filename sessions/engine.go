@@ -35,6 +35,8 @@ type Config struct {
 	BotName, BotEmail string // committer and co-author
 	Instructions      string // the operator's, added to the agent's
 
+	Admins []string // Slack ids of those who may change settings
+
 	BotPullRequests bool // I11: the operator allows the App to open pull requests for people who are not linked
 
 	PullRequestPictures string // PicturesLink (the default) or PicturesNone
@@ -128,6 +130,7 @@ type tempo struct {
 	silent    time.Duration // a box that its provider knows, but that was silent for this long, is given up
 	grace     time.Duration // a supervisor is given to keep a prompt's deadline itself
 	park      time.Duration // a supervisor may take this long to make its state consistent
+	vet       time.Duration // a supervisor may take this long to look for secrets before its box is saved
 	choose    time.Duration // the small model may take this long
 	call      time.Duration // a tool call may wait this long for its effect
 	retry     time.Duration // after the first failure to start a box; doubled for each further one
@@ -146,7 +149,7 @@ type tempo struct {
 
 var defaultTempo = tempo{
 	lease: 4 * time.Second, poll: time.Second, watch: 2 * time.Second,
-	lost: sandbox.HeartbeatLost, silent: 2 * time.Minute, grace: 30 * time.Second, park: 30 * time.Second,
+	lost: sandbox.HeartbeatLost, silent: 2 * time.Minute, grace: 30 * time.Second, park: 30 * time.Second, vet: 75 * time.Second,
 	choose: 3 * time.Second, call: 45 * time.Second, retry: 2 * time.Second,
 	parts: 200 * time.Millisecond, notify: 20 * time.Millisecond,
 	refresh: 5 * time.Minute, checks: 10 * time.Second, stopAgain: 5 * time.Second,
@@ -166,6 +169,9 @@ func New(log *slog.Logger, db *sqlx.DB, cfg Config) (*Engine, error) {
 // Run works until ctx ends: starts sandboxes, watches deadlines, delivers to
 // the forge, wakes readers. It returns when all its goroutines have ended.
 func (e *Engine) Run(ctx context.Context) error {
+	if err := e.nameAdministrators(ctx); err != nil {
+		return err
+	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return e.tellReplicas(ctx) })
 	g.Go(func() error { return e.hearReplicas(ctx) })

@@ -17,6 +17,7 @@ func Hasten(e *Engine) {
 	e.tempo.watch = 30 * time.Millisecond
 	e.tempo.grace = 50 * time.Millisecond
 	e.tempo.park = time.Second
+	e.tempo.vet = 2 * time.Second
 	e.tempo.choose = 300 * time.Millisecond
 	e.tempo.call = 2 * time.Second
 	e.tempo.retry = 20 * time.Millisecond

@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"strconv"
 	"strings"
 	"time"
@@ -42,7 +43,11 @@ type build struct {
 	Attempts   int    `db:"attempts"`
 	Again      bool   `db:"again"` // an earlier builder may have left a box
 	token      string
+	env        map[string]string // the repository's variables and secrets
 }
+
+// boxName is the name of the build's box.
+func (b build) boxName() string { return fmt.Sprintf("image-%s-%d", b.ID, b.Epoch) }
 
 // buildImages builds what is queued, as many at once as this replica may.
 func (e *Engine) buildImages(ctx context.Context) error {
@@ -101,15 +106,22 @@ func (e *Engine) claimBuild(ctx context.Context) (*build, error) {
 						where s.repository = i.repository and b.state in ('starting', 'booting') and b.claimed_at > now() - interval '2 minutes')
 				order by i.queued_at limit 1 for no key update of i skip locked)
 			update images i set state = 'building', epoch = epoch + 1, attempts = attempts + 1, holder = $1,
-				held_until = now() + make_interval(secs => $2), token_hash = $3, box = '', provider = $4, fingerprint = $5,
+				held_until = now() + make_interval(secs => $2), token_hash = $3, box = '', provider = $4,
 				log = '', log_cut = 0, started_at = now()
 			from next, repositories r where i.id = next.id and r.name = i.repository
 			returning i.id, i.repository, r.default_branch, i.epoch, i.attempts, next.again`,
-			e.cfg.Replica, seconds(e.tempo.lease), hashOf(next.token), e.cfg.Provider.Caps().Name, e.imageFingerprint())
+			e.cfg.Replica, seconds(e.tempo.lease), hashOf(next.token), e.cfg.Provider.Caps().Name)
 		if errors.Is(err, sql.ErrNoRows) {
 			return nil
 		}
 		if err != nil {
+			return fmt.Errorf("claiming a build: %w", err)
+		}
+		fingerprint, err := t.imageFingerprint(ctx, next.Repository)
+		if err != nil {
+			return err
+		}
+		if _, err := t.ExecContext(ctx, `update images set fingerprint = $2 where id = $1`, next.ID, fingerprint); err != nil {
 			return fmt.Errorf("claiming a build: %w", err)
 		}
 		b = &next
@@ -127,8 +139,13 @@ func (e *Engine) build(ctx context.Context, b build) {
 		defer lose()
 		e.keepBuild(held, b)
 	}()
-	log := newBuildLog(e.scrub.with(b.token))
-	made, err := e.makeImage(held, b, log)
+	env, secrets, err := e.secretsOf(held, b.Repository)
+	log := newBuildLog(e.scrub.with(append(secrets, b.token)...))
+	var made made
+	if err == nil {
+		b.env = env
+		made, err = e.makeImage(held, b, log)
+	}
 	if err != nil && errors.Is(held.Err(), context.DeadlineExceeded) {
 		err = fmt.Errorf("it was not done within %s", e.imageBudget())
 	}
@@ -195,7 +212,11 @@ func (e *Engine) makeImage(ctx context.Context, b build, log *buildLog) (made, e
 		return made{}, fmt.Errorf("it was interrupted %d times", mostBuildAttempts)
 	}
 	fmt.Fprintf(log, "Starting a sandbox for %s.\n", b.Repository)
-	box, err := e.cfg.Provider.Start(ctx, e.buildBox(b))
+	spec, err := e.buildBox(ctx, b)
+	if err != nil {
+		return made{}, err
+	}
+	box, err := e.cfg.Provider.Start(ctx, spec)
 	if err != nil {
 		return made{}, fmt.Errorf("the sandbox could not be started: %w", err)
 	}
@@ -222,17 +243,24 @@ func (e *Engine) makeImage(ctx context.Context, b build, log *buildLog) (made, e
 	return made{did, ref}, nil
 }
 
-// buildBox is the box in which an image is built. It does nothing by itself, and
-// ends by itself when the build has to have ended.
-func (e *Engine) buildBox(b build) sandbox.Spec {
+// buildBox is the box in which an image is built, as large as sessions' are. It does
+// nothing by itself, and ends by itself when the build has to have ended.
+func (e *Engine) buildBox(ctx context.Context, b build) (sandbox.Spec, error) {
+	set, err := e.SettingsFor(ctx, b.Repository)
+	if err != nil {
+		return sandbox.Spec{}, err
+	}
 	life := e.imageBudget() + imageFetch
 	if most := e.cfg.Provider.Caps().MaxLifetime; most > 0 {
 		life = min(life, most)
 	}
-	return sandbox.Spec{
-		Name: fmt.Sprintf("image-%s-%d", b.ID, b.Epoch), Command: []string{"sleep", "infinity"}, Lifetime: life,
+	spec := sandbox.Spec{
+		Name: b.boxName(), Command: []string{"sleep", "infinity"},
 		Tags: map[string]string{TagBuild: b.ID, tagBuildEpoch: strconv.FormatInt(b.Epoch, 10)},
 	}
+	set.put(&spec, e.cfg.Provider.Caps().MaxLifetime)
+	spec.Lifetime, spec.Ports = life, nil
+	return spec, nil
 }
 
 // endBuildBox ends the box of a build. If it does not end now, it does as an orphan.
@@ -283,10 +311,12 @@ func (e *Engine) prepareBox(ctx context.Context, b build, box sandbox.Box, log *
 			}
 		}
 	}()
+	env := maps.Clone(b.env)
+	env[sandbox.EnvToken], env[sandbox.EnvControl] = b.token, e.cfg.Control
 	answer := &firstBytes{most: mostAnswered}
 	exit, err := box.Exec(ctx, sandbox.Cmd{
 		Args:  append(append([]string(nil), e.cfg.Command...), "--prepare"),
-		Env:   map[string]string{sandbox.EnvToken: b.token, sandbox.EnvControl: e.cfg.Control},
+		Env:   env,
 		Stdin: bytes.NewReader(asked), Stdout: answer, Stderr: log,
 	})
 	stop()

@@ -101,7 +101,10 @@ func (t *tx) staleImage(ctx context.Context, repository, head string) (why strin
 	err = t.GetContext(ctx, &newest, `select commit, fingerprint, ended_at < now() - make_interval(secs => $4) as old
 		from images where id = (`+newestImage+`)`,
 		repository, t.e.cfg.Provider.Caps().Name, seconds(sandbox.KeepImage-imageSpare), seconds(imageRenew))
-	fingerprint := t.e.imageFingerprint()
+	fingerprint, asked := t.imageFingerprint(ctx, repository)
+	if asked != nil {
+		return "", asked
+	}
 	switch err = notFound(err); {
 	case errors.Is(err, ErrNotFound):
 		why = "there is no image"
@@ -137,10 +140,17 @@ func (t *tx) buildFailed(ctx context.Context, repository, head, fingerprint stri
 	return waits, nil
 }
 
-// imageFingerprint is of everything besides the repository that goes into an image.
-func (e *Engine) imageFingerprint() string {
-	sum := sha256.Sum256([]byte(e.cfg.Provider.Caps().Name + "\x00" + e.cfg.ImageRecipe))
-	return hex.EncodeToString(sum[:8])
+// imageFingerprint is of everything besides the repository's files that goes into its
+// image: the base image, and the variables and secrets that its scripts are given.
+func (t *tx) imageFingerprint(ctx context.Context, repository string) (string, error) {
+	var given string
+	err := t.GetContext(ctx, &given, `select coalesce(string_agg(concat_ws(' ', repository, name, set_at), ',' order by repository, name), '')
+		from variables where repository in ('', $1) and not outside`, repository)
+	if err != nil {
+		return "", fmt.Errorf("reading what is set for %s: %w", repository, err)
+	}
+	sum := sha256.Sum256([]byte(t.e.cfg.Provider.Caps().Name + "\x00" + t.e.cfg.ImageRecipe + "\x00" + given))
+	return hex.EncodeToString(sum[:8]), nil
 }
 
 func shortSHA(sha string) string { return sha[:min(len(sha), 8)] }

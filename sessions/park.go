@@ -76,7 +76,8 @@ func (e *Engine) ParkAll(ctx context.Context) error {
 // the filesystem. A supervisor ends as soon as its last events are acknowledged,
 // and its box with it, which its provider would then not find any more: so the
 // acknowledgements of a parking box are withheld until it is parked. The wait is
-// short; a supervisor that says nothing is parked as it is.
+// short; a supervisor that says nothing is parked as it is, unless it has secrets:
+// see kept.go.
 func (a *actor) park(ctx context.Context) error {
 	a.mu.Lock()
 	a.parking = true
@@ -89,8 +90,11 @@ func (a *actor) park(ctx context.Context) error {
 		return err
 	}
 	wait := a.e.tempo.park / 2
+	if a.secrets {
+		wait = a.e.tempo.vet
+	}
 	if why.Carry {
-		wait = 4 * a.e.tempo.park // what ran is committed and pushed first
+		wait += 4 * a.e.tempo.park // what ran is committed and pushed first
 	}
 	timer := time.NewTimer(wait)
 	defer timer.Stop()
@@ -141,7 +145,10 @@ func (e *Engine) parkBox(ctx context.Context, session string) error {
 		return err
 	}
 	to, reason := SandboxParked, ""
-	if gone && k.row == 0 {
+	switch {
+	case k.unsaved != "":
+		to, reason = SandboxLost, unsavedReason(k.unsaved)
+	case gone && k.row == 0:
 		to, reason = SandboxLost, "it ended before it could be parked"
 	}
 	return e.transact(ctx, func(t *tx) error { return t.parked(ctx, session, box, to, k, reason) })

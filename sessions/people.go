@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/lib/pq"
 )
 
 // SlackPerson finds or makes the person of a Slack identity and keeps the name,
@@ -43,8 +44,8 @@ func (e *Engine) findSlackPerson(ctx context.Context, team, user, name, email, a
 	// The update is left out where nothing changes, which is nearly always.
 	err = e.db.GetContext(ctx, &p, `
 		with made as (
-			insert into people (id, slack_team, slack_user, name, email, avatar_url)
-			values ($1, $2, $3, coalesce(nullif($4, ''), $3), $5, $6)
+			insert into people (id, slack_team, slack_user, name, email, avatar_url, admin)
+			values ($1, $2, $3, coalesce(nullif($4, ''), $3), $5, $6, coalesce($3 = any($7), false))
 			on conflict (slack_team, slack_user) do update set
 				name = coalesce(nullif($4, ''), people.name),
 				email = coalesce(nullif($5, ''), people.email),
@@ -55,7 +56,7 @@ func (e *Engine) findSlackPerson(ctx context.Context, team, user, name, email, a
 		select `+personColumns+` from made
 		union all
 		select `+personColumns+` from people where slack_team = $2 and slack_user = $3 and not exists (select from made)`,
-		id, team, user, name, email, avatar)
+		id, team, user, name, email, avatar, pq.Array(e.cfg.Admins))
 	return p, notFound(err)
 }
 

@@ -25,7 +25,7 @@ const promptColumns = `p.id, p.session_id, p.position, p.author, a.name as autho
 
 const personColumns = `id, coalesce(slack_team, '') as slack_team, coalesce(slack_user, '') as slack_user, name, email,
 	avatar_url, coalesce(github_id, 0) as github_id, coalesce(github_login, '') as github_login,
-	coalesce(github_broken, '') as github_broken`
+	coalesce(github_broken, '') as github_broken, admin`
 
 func readSession(ctx context.Context, q sqlx.QueryerContext, id string) (Session, error) {
 	var s Session

@@ -31,8 +31,9 @@ const (
 // keeping is a saved filesystem and its row; without a row it is what the session
 // had already.
 type keeping struct {
-	row int64
-	ref sandbox.Ref
+	row     int64
+	ref     sandbox.Ref
+	unsaved string // why nothing was saved, if that was not allowed
 }
 
 // beginSaving writes the row that comes before the provider's call, which may take
@@ -85,7 +86,7 @@ func (e *Engine) dropSaved(ctx context.Context, row int64, ref sandbox.Ref) erro
 	return nil
 }
 
-// keepBox ends a box and keeps its filesystem. gone says that the box had ended
+// keepBox ends a box and keeps its filesystem, unless that may not be kept. gone says that the box had ended
 // before; what it left then is what an earlier attempt saved of it, or nothing
 // new. Whoever calls it records the result with keep.
 func (e *Engine) keepBox(ctx context.Context, session, id string) (k keeping, gone bool, err error) {
@@ -99,6 +100,12 @@ func (e *Engine) keepBox(ctx context.Context, session, id string) (k keeping, go
 	}
 	if err != nil {
 		return k, false, err
+	}
+	if k.unsaved, err = e.maySave(ctx, session); err != nil {
+		return k, false, err
+	}
+	if k.unsaved != "" {
+		return k, true, e.endUnsaved(ctx, session, box, k.unsaved)
 	}
 	err = e.transact(ctx, func(t *tx) (err error) {
 		k.row, err = t.beginSaving(ctx, session, id, savedPark, "", within)
@@ -168,14 +175,14 @@ func (e *Engine) leftBy(ctx context.Context, session, box string) (keeping, erro
 		if left.Ref == "" {
 			return keeping{}, nil
 		}
-		return keeping{left.Row, left.Ref}, nil
+		return keeping{row: left.Row, ref: left.Ref}, nil
 	}
 	for saved, err := range lister.ListSaved(ctx) {
 		if err != nil {
 			return keeping{}, fmt.Errorf("looking for what the box of %s left: %w", session, err)
 		}
 		if saved.Box == box && saved.Parked {
-			return keeping{left.Row, saved.Ref}, nil
+			return keeping{row: left.Row, ref: saved.Ref}, nil
 		}
 	}
 	return keeping{}, nil

@@ -2,21 +2,17 @@ package sessions
 
 import (
 	"bytes"
-	"encoding/base64"
-	"encoding/hex"
 	"encoding/json"
 	"fmt"
-	"net/url"
 	"regexp"
 	"slices"
 	"strings"
+
+	"openinspect/sandbox"
 )
 
 // redacted stands where a secret was.
 const redacted = "[redacted]"
-
-// shortestSecret keeps words of ordinary text from being taken for a secret.
-const shortestSecret = 8
 
 // tokenShape is what GitHub's tokens look like (docs.github.com, "GitHub's token
 // formats"; those of installations may be long and contain dots): known or not,
@@ -40,7 +36,7 @@ func newScrubber(secrets []string) *scrubber { return (&scrubber{}).with(secrets
 func (s *scrubber) with(secrets ...string) *scrubber {
 	forms := slices.Clone(s.forms)
 	for _, secret := range secrets {
-		forms = append(forms, formsOf(secret)...)
+		forms = append(forms, sandbox.SecretForms(secret)...)
 	}
 	slices.SortFunc(forms, func(a, b string) int {
 		if len(a) != len(b) {
@@ -49,47 +45,6 @@ func (s *scrubber) with(secrets ...string) *scrubber {
 		return strings.Compare(a, b)
 	})
 	return &scrubber{forms: slices.Compact(forms)}
-}
-
-// formsOf returns how a secret may look: itself, each long line of it, and both
-// in hex, in URLs, in JSON and in base64 at each of the three alignments.
-func formsOf(secret string) []string {
-	parts := []string{secret}
-	if strings.Contains(strings.TrimSpace(secret), "\n") { // a PEM key: its lines are secrets too
-		for line := range strings.Lines(secret) {
-			if line = strings.TrimSpace(line); len(line) >= 3*shortestSecret && !strings.HasPrefix(line, "-----") {
-				parts = append(parts, line)
-			}
-		}
-	}
-	var forms []string
-	for _, p := range parts {
-		if len(p) < shortestSecret {
-			continue
-		}
-		quoted, _ := json.Marshal(p) // a string always encodes
-		forms = append(forms, p, url.QueryEscape(p), url.PathEscape(p), hex.EncodeToString([]byte(p)),
-			strings.Trim(string(quoted), `"`))
-		for shift := range 3 {
-			forms = append(forms, base64Forms(p, shift)...)
-		}
-	}
-	return slices.DeleteFunc(forms, func(f string) bool { return len(f) < shortestSecret })
-}
-
-// base64Forms returns the characters of the secret's base64 that do not depend
-// on what stands before and after it, when shift bytes stand before it.
-func base64Forms(secret string, shift int) []string {
-	padded := append(make([]byte, shift), secret...)
-	from := (shift*8 + 5) / 6
-	to := len(padded) * 8 / 6
-	if to-from < shortestSecret {
-		return nil
-	}
-	return []string{
-		base64.RawStdEncoding.EncodeToString(padded)[from:to],
-		base64.RawURLEncoding.EncodeToString(padded)[from:to],
-	}
 }
 
 // text returns t without secrets.

@@ -62,6 +62,7 @@ type Person struct {
 	GitHubLogin string    `db:"github_login"`
 	// GitHubBroken says why the link has to be made again; empty when it works.
 	GitHubBroken string `db:"github_broken"`
+	Admin        bool   `db:"admin"` // may change settings
 }
 
 // Linked says whether the person's GitHub account is connected and usable.

@@ -113,14 +113,21 @@ func (e *Engine) snapshot(ctx context.Context, c snapshotClaim) {
 	} else {
 		err = errors.Join(err, e.dropSaved(ctx, c.row, ""))
 	}
-	if err != nil && ctx.Err() == nil {
+	if err != nil && ctx.Err() == nil && !errors.Is(err, errNotVetted) {
 		e.log.Warn("a sandbox was not saved; it is tried after the next request", "session", c.Session, "err", e.scrub.text(err.Error()))
 	}
 }
 
+// errNotVetted: a sandbox that has secrets looks for them in its files when it parks,
+// because OpenCode may not run meanwhile. Before that they are not saved.
+var errNotVetted = errors.New("the sandbox has secrets, and did not look for them in its files")
+
 func (e *Engine) askSnapshot(ctx context.Context, c snapshotClaim) (sandbox.Ref, error) {
 	ctx, cancel := context.WithTimeout(ctx, e.tempo.snapshot)
 	defer cancel()
+	if why, err := e.maySave(ctx, c.Session); err != nil || why != "" {
+		return "", errors.Join(err, errNotVetted)
+	}
 	box, err := e.cfg.Provider.Attach(ctx, c.Box)
 	if err != nil {
 		return "", err
@@ -152,7 +159,7 @@ func (e *Engine) recordSnapshot(ctx context.Context, c snapshotClaim, ref sandbo
 			return err
 		}
 		kept = true
-		return t.keep(ctx, c.Session, keeping{c.row, ref})
+		return t.keep(ctx, c.Session, keeping{row: c.row, ref: ref})
 	})
 	if err == nil && !kept {
 		err = e.dropSaved(ctx, c.row, ref)

@@ -33,7 +33,11 @@ func (e *Engine) serveSpare(ctx context.Context, token string, l *sandbox.Link) 
 		return err
 	}
 	defer b.letGo(ctx)
-	if err := l.Send(ctx, sandbox.Message{Welcome: b.welcome()}); err != nil {
+	welcome, err := b.welcome(ctx)
+	if err != nil {
+		return err
+	}
+	if err := l.Send(ctx, sandbox.Message{Welcome: welcome}); err != nil {
 		e.log.Info("a spare sandbox went away before its welcome", "spare", b.id, "err", err)
 		return nil
 	}
@@ -66,10 +70,11 @@ func (e *Engine) meetSpare(ctx context.Context, token string, l *sandbox.Link) (
 }
 
 // welcome is a Welcome without a session.
-func (b *spareBridge) welcome() *sandbox.Welcome {
+func (b *spareBridge) welcome(ctx context.Context) (*sandbox.Welcome, error) {
 	w := b.e.welcomeTo(b.repo.Name)
 	w.BaseBranch = b.repo.DefaultBranch
-	return &w
+	_, err := b.e.addSettings(ctx, b.repo.Name, &w)
+	return &w, err
 }
 
 // receive reads what the spare says.
@@ -116,9 +121,13 @@ func (b *spareBridge) phase(ctx context.Context, body json.RawMessage) error {
 	}
 	switch {
 	case p.State == "failed":
-		reason := b.e.scrub.text(storable(phaseReason(p)))
+		_, secrets, err := b.e.secretsOf(ctx, b.repo.Name)
+		if _, told := errors.AsType[*Problem](err); err != nil && !told {
+			return err
+		}
+		reason := b.e.scrub.with(secrets...).text(storable(phaseReason(p)))
 		b.e.log.Warn("a spare sandbox could not be prepared", "repository", b.repo.Name, "reason", reason)
-		err := b.e.transact(ctx, func(t *tx) error { return t.endSpare(ctx, b.id, spareEnded, reason) })
+		err = b.e.transact(ctx, func(t *tx) error { return t.endSpare(ctx, b.id, spareEnded, reason) })
 		return errors.Join(err, errNotSpare)
 	case p.Phase == sandbox.PhaseSpare && p.State == "done":
 		return b.update(ctx, `update spares set state = 'ready' where id = $1 and state in ('booting', 'ready')`)

@@ -99,7 +99,12 @@ func (e *Engine) startSpare(ctx context.Context, c spareClaim) {
 		defer close(kept)
 		e.keepSpareClaim(held, c)
 	}()
-	box, err := e.cfg.Provider.Start(ctx, e.spareBox(c))
+	var box sandbox.Box
+	spec := e.spareBox(c)
+	err := e.equip(ctx, c.Repository, &spec)
+	if err == nil {
+		box, err = e.cfg.Provider.Start(ctx, spec)
+	}
 	lose()
 	<-kept
 	if err == nil {

@@ -276,7 +276,10 @@ func (e *Engine) startBox(ctx context.Context, c *claim) (sandbox.Box, error) {
 			return nil, err
 		}
 	}
-	spec := e.sessionBox(*c)
+	spec, err := e.sessionBox(ctx, *c)
+	if err != nil {
+		return nil, err
+	}
 	if err := e.recordSize(ctx, e.db, c.session, spec); err != nil {
 		return nil, err
 	}
@@ -284,12 +287,17 @@ func (e *Engine) startBox(ctx context.Context, c *claim) (sandbox.Box, error) {
 }
 
 // sessionBox is the box that a claim asks for.
-func (e *Engine) sessionBox(c claim) sandbox.Spec {
-	return sandbox.Spec{
+func (e *Engine) sessionBox(ctx context.Context, c claim) (sandbox.Spec, error) {
+	spec := sandbox.Spec{
 		Name: fmt.Sprintf("inspect-%s-%d", c.session, c.generation), From: cmp.Or(c.from, c.image.Ref), Command: e.cfg.Command,
 		Env:  map[string]string{sandbox.EnvToken: c.token, sandbox.EnvControl: e.cfg.Control},
 		Tags: map[string]string{tagSession: c.session, tagEpoch: strconv.FormatInt(c.generation, 10)},
 	}
+	s, err := readSession(ctx, e.db, c.session)
+	if err != nil {
+		return spec, err
+	}
+	return spec, e.equip(ctx, s.Repository, &spec)
 }
 
 // findBox looks for the box of the claim's generation, and ends all others of
@@ -352,6 +360,9 @@ func (t *tx) startFailed(ctx context.Context, c claim, cause error) error {
 	back := candidate{Session: c.session, State: SandboxNone, Ref: string(c.from), Reason: c.reason}
 	if c.from != "" {
 		back.State = SandboxParked
+	}
+	if problem, ok := errors.AsType[*Problem](cause); ok { // of the settings: no other try would do better
+		return t.bootFailed(ctx, s, problem.Text, "starting")
 	}
 	switch {
 	case errors.Is(cause, sandbox.ErrCapacity):

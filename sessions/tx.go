@@ -145,3 +145,6 @@ func notFound(err error) error {
 
 // seconds is how durations are given to SQL: make_interval(secs => $1).
 func seconds(d time.Duration) float64 { return d.Seconds() }
+
+// inSeconds is the inverse of seconds.
+func inSeconds(n float64) time.Duration { return time.Duration(n * float64(time.Second)) }

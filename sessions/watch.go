@@ -42,23 +42,31 @@ func (e *Engine) watch(ctx context.Context) error {
 	}
 }
 
+// overdue is a prompt that ran longer than the seconds that it had.
+type overdue struct {
+	ID      string  `db:"id"`
+	Seconds float64 `db:"seconds"`
+}
+
 // endLongPrompts fails prompts that ran for too long. The supervisor has the
 // same deadline; it is given a while to keep it itself.
 func (e *Engine) endLongPrompts(ctx context.Context) error {
-	var late []string
-	err := e.db.SelectContext(ctx, &late, `select id from prompts where state = 'running' and started_at < now() - make_interval(secs => $1)`,
-		seconds(e.cfg.PromptTimeout+e.tempo.grace))
+	var late []overdue
+	err := e.db.SelectContext(ctx, &late, `
+		select p.id, coalesce(b.prompt_seconds, $1) as seconds from prompts p left join sandboxes b on b.session_id = p.session_id
+		where p.state = 'running' and p.started_at < now() - make_interval(secs => coalesce(b.prompt_seconds, $1) + $2)`,
+		seconds(e.cfg.PromptTimeout), seconds(e.tempo.grace))
 	if err != nil {
 		return fmt.Errorf("looking for prompts that run too long: %w", err)
 	}
-	return each(late, func(id string) error {
+	return each(late, func(of overdue) error {
 		return e.transact(ctx, func(t *tx) error {
-			s, p, err := t.lockPrompt(ctx, id)
+			s, p, err := t.lockPrompt(ctx, of.ID)
 			if err != nil || p.State != Running {
 				return err
 			}
-			_, err = t.settle(ctx, s, id, ending{state: Failed, retry: true,
-				reason: fmt.Sprintf("It ran longer than %s and was ended.", e.cfg.PromptTimeout)})
+			_, err = t.settle(ctx, s, of.ID, ending{state: Failed, retry: true,
+				reason: fmt.Sprintf("It ran longer than %s and was ended.", inSeconds(of.Seconds))})
 			return err
 		})
 	})
@@ -88,17 +96,26 @@ type silentBox struct {
 // endLongBoots fails boots that took too long; deadlines of a boot count from
 // the claim of its start (I9).
 func (e *Engine) endLongBoots(ctx context.Context) error {
-	var late []silentBox
-	err := e.db.SelectContext(ctx, &late, `select session_id, epoch, box, state, failures from sandboxes
-		where state in ('starting', 'booting') and claimed_at < now() - make_interval(secs => $1)`, seconds(e.cfg.BootTimeout))
+	var late []struct {
+		silentBox
+		Seconds float64 `db:"seconds"`
+	}
+	// Of scripts that may take longer than usual there are two.
+	err := e.db.SelectContext(ctx, &late, `
+		select session_id, epoch, box, state, failures, seconds
+		from sandboxes, lateral (select $1 + 2 * greatest(coalesce(setup_seconds, 0) - $2, 0) as seconds) allowed
+		where state in ('starting', 'booting') and claimed_at < now() - make_interval(secs => seconds)`,
+		seconds(e.cfg.BootTimeout), seconds(e.cfg.SetupTimeout))
 	if err != nil {
 		return fmt.Errorf("looking for boots that take too long: %w", err)
 	}
-	return each(late, func(b silentBox) error {
-		return e.onSandbox(ctx, b, func(t *tx, s Session) error {
-			return t.bootFailed(ctx, s, fmt.Sprintf("The sandbox was not ready within %s.", e.cfg.BootTimeout), SandboxStarting, SandboxBooting)
-		})
-	})
+	var failed []error
+	for _, b := range late {
+		failed = append(failed, e.onSandbox(ctx, b.silentBox, func(t *tx, s Session) error {
+			return t.bootFailed(ctx, s, fmt.Sprintf("The sandbox was not ready within %s.", inSeconds(b.Seconds)), SandboxStarting, SandboxBooting)
+		}))
+	}
+	return errors.Join(failed...)
 }
 
 // onSandbox runs f with the sandbox's and the session's rows locked, if the

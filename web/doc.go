@@ -38,6 +38,14 @@
 // became a guest or was deactivated is signed out everywhere. GitHub is connected
 // afterwards and is never a way to sign in.
 //
+// Everybody sees what is set for repositories, except values of secrets, which are
+// nowhere on a page; only administrators change it, which the engine checks.
+//
+// Ports of sandboxes are served on hosts of their own by the same listener
+// (openport.go). What runs there is not ours and may attack who looks at it, so
+// nothing that signs a person in here is ever sent there: a ticket that is good once
+// opens one port of one session, and becomes a cookie of that host alone.
+//
 // Goroutines run under Server.Run alone: one per room, one per watcher and one
 // that reads what the watcher says.
 package web

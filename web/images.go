@@ -18,9 +18,6 @@ func (s *Server) mountImages(mux *http.ServeMux) {
 	mux.Handle("POST /api/repositories/{owner}/{name}/image", s.signedIn(s.postImage))
 }
 
-// errNoRepository answers who asks for one that is not known.
-var errNoRepository = &failure{status: http.StatusNotFound, code: "no_repository", text: "There is no such repository."}
-
 // imageReload is how often the page of an image that is being built is drawn anew.
 const imageReload = "3"
 

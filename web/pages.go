@@ -64,12 +64,6 @@ func (s *Server) serveNew(w http.ResponseWriter, r *http.Request, v viewer) erro
 		"Text": r.URL.Query().Get("text"), "Repository": r.URL.Query().Get("repository")})
 }
 
-// serveSettings shows what is connected.
-func (s *Server) serveSettings(w http.ResponseWriter, r *http.Request, v viewer) error {
-	return s.render(w, http.StatusOK, "settings", map[string]any{
-		"Title": "Settings", "Viewer": v.Person, "CanLink": s.cfg.GitHub != nil})
-}
-
 // sessionPage is what the template of a session's page gets.
 type sessionPage struct {
 	Title      string

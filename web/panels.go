@@ -34,6 +34,7 @@ type sessionView struct {
 	Children     []sessions.Child
 	Parent       string             // the session whose agent began this one
 	Linked       map[uuid.UUID]bool // artifacts that whoever has their link sees
+	Ports        []sessions.Port    // that can be opened
 	Todo         []sandbox.TodoItem
 	TodoDone     int
 	Elapsed      time.Duration // of work, settled prompts and the running one
@@ -66,6 +67,11 @@ func (s *Server) view(ctx context.Context, id string) (sessionView, error) {
 	}
 	if err := s.readTools(ctx, &v); err != nil {
 		return v, err
+	}
+	if s.ports != nil {
+		if v.Ports, err = s.engine.OpenPorts(ctx, id); err != nil {
+			return v, err
+		}
 	}
 	v.sort(prompts)
 	v.derive()
@@ -164,7 +170,7 @@ func (s *Server) threadURL(x sessions.Session) string {
 }
 
 // panel renders one panel of a session.
-func (s *Server) panel(name string, v sessionView) (template.HTML, error) {
+func (s *Server) panel(name string, v any) (template.HTML, error) {
 	var b bytes.Buffer
 	if err := s.pages.ExecuteTemplate(&b, name, v); err != nil {
 		return "", fmt.Errorf("rendering %s: %w", name, err)

@@ -80,6 +80,7 @@ var shapes = map[string]shape{
 	sandbox.KindPush:        bodyShape[sandbox.BodyPush]("row-push"),
 	sandbox.KindRetry:       bodyShape[sandbox.BodyNote]("row-retry"),
 	sandbox.KindNote:        shapeNote,
+	sandbox.KindKept:        shapeKept,
 }
 
 // row renders one event, or takes it from the cache.
@@ -129,6 +130,16 @@ func bodyShape[T any](name string) shape {
 		v.Body = body
 		return name, err
 	}
+}
+
+// shapeKept shows which secrets are in the sandbox's files, if any are.
+func shapeKept(_ *rowRenderer, _ context.Context, ev sessions.Event, v *rowView) (string, error) {
+	body, err := decode[sandbox.BodyKept](ev)
+	if err != nil || body.Clean() {
+		return "", err
+	}
+	v.Body = body
+	return "row-kept", nil
 }
 
 // repositoryKey is of the question which repository is meant, and of its answer.

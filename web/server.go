@@ -23,6 +23,8 @@ type Config struct {
 	TeamID                           string // the only workspace whose members may sign in
 	SlackWorkspaceURL                string // where links to threads lead
 
+	PortsURL string // where ports of sandboxes are, e.g. https://*.ports.example.com; see CheckPortsURL
+
 	Members Members      // required
 	GitHub  GitHubLinker // nil: GitHub accounts cannot be connected
 }
@@ -53,6 +55,8 @@ type Server struct {
 	issuer     *issuer
 	spent      *spentTickets
 	unanswered *unanswered
+	ports      *portHosts // nil: ports cannot be opened
+	portProxy  *portProxy
 	timing     timing
 }
 
@@ -105,12 +109,19 @@ func New(log *slog.Logger, engine *sessions.Engine, cfg Config) (*Server, error)
 		rows: newRowRenderer(engine, pages), outline: newOutline(engine),
 		issuer: newIssuer(cfg), spent: newSpentTickets(), unanswered: newUnanswered(), timing: defaultTiming,
 	}
+	if s.ports, err = newPortHosts(cfg.PortsURL, cfg.PublicURL); err != nil {
+		return nil, fmt.Errorf("the URL for ports %w", err)
+	}
+	s.portProxy = s.newPortProxy()
 	s.hub = newHub(s)
 	return s, nil
 }
 
 // Run keeps pages live until ctx ends. It returns when all its goroutines have.
-func (s *Server) Run(ctx context.Context) error { return s.hub.run(ctx) }
+func (s *Server) Run(ctx context.Context) error {
+	defer s.portProxy.transport.CloseIdleConnections()
+	return s.hub.run(ctx)
+}
 
 // secure says whether people reach us over TLS.
 func (s *Server) secure() bool { return s.public.Scheme == "https" }
@@ -129,20 +140,28 @@ func (s *Server) Handler() http.Handler {
 
 	mux.Handle("GET /{$}", s.signedIn(s.serveList))
 	mux.Handle("GET /new", s.signedIn(s.serveNew))
-	mux.Handle("GET /settings", s.signedIn(s.serveSettings))
 	mux.Handle("GET /link/github", s.signedIn(s.beginLink))
 	mux.Handle("GET /link/github/callback", s.signedIn(s.finishLink))
 	mux.Handle("POST /unlink/github", s.signedIn(s.unlink))
 	mux.Handle("GET /sessions/{id}", s.signedIn(s.serveSession))
 	mux.Handle("GET /sessions/{id}/section", s.signedIn(s.serveSection))
 	mux.Handle("GET /sessions/{id}/log.jsonl", s.signedIn(s.serveLog))
+	mux.Handle("GET /sessions/{id}/ports/{port}", s.signedIn(s.openPort))
 	mux.Handle("GET /sessions/{id}/live", s.signedIn(s.serveLive))
 	s.mountImages(mux)
 	mux.Handle("GET /artifacts/{id}/{name...}", s.signedIn(s.serveArtifact))
 	mux.Handle("GET /pictures/{token}", s.adapt(s.servePicture))
+	s.mountSettings(mux)
 	s.mountAPI(mux)
 	mux.Handle("/", s.adapt(func(http.ResponseWriter, *http.Request) error { return errNoPage }))
-	return s.guard(http.NewCrossOriginProtection().Handler(mux))
+	pages := s.guard(http.NewCrossOriginProtection().Handler(mux))
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if s.ports.covers(r.Host) {
+			s.servePorts(w, r)
+			return
+		}
+		pages.ServeHTTP(w, r)
+	})
 }
 
 // guard sets the headers that every answer carries, and a deadline for the body

@@ -3,12 +3,16 @@ package web
 import (
 	"fmt"
 	"html/template"
+	"maps"
 	"net/url"
 	"path"
+	"slices"
 	"strings"
 	"time"
 	"unicode"
 	"unicode/utf8"
+
+	"openinspect/sessions"
 )
 
 // parseTemplates reads all templates into one set. There are no actions inside
@@ -17,12 +21,42 @@ func parseTemplates(static *assets) (*template.Template, error) {
 	t, err := template.New("").Funcs(template.FuncMap{
 		"asset": static.url, "initials": initials, "hue": hue, "money": money, "millis": millis, "bytes": byteCount,
 		"ago": ago, "clock": clock, "short": short, "safeURL": safeURL, "base": path.Base, "dir": dir, "plural": plural,
-		"title": sentence,
+		"title": sentence, "join": joined, "headerLines": headerLines, "field": newField,
+		"noPort": func() sessions.Port { return sessions.Port{} }, "noTool": func() sessions.MCPServer { return sessions.MCPServer{} },
+		"noSkill": func() sessions.Skill { return sessions.Skill{} },
 	}).ParseFS(templateFiles, "templates/*.html")
 	if err != nil {
 		return nil, fmt.Errorf("parsing templates: %w", err)
 	}
 	return t, nil
+}
+
+// joined lists names as a form takes them.
+func joined(names []string) string { return strings.Join(names, ", ") }
+
+// headerLines shows headers as a form takes them, one a line.
+func headerLines(headers map[string]string) string {
+	var lines []string
+	for _, name := range slices.Sorted(maps.Keys(headers)) {
+		lines = append(lines, name+": "+headers[name])
+	}
+	return strings.Join(lines, "\n")
+}
+
+// numberField is a number in a form of settings, empty where nothing is set.
+type numberField struct {
+	Name, Label, Unit, Own, All, Least, Most, Step string
+}
+
+func newField(name, label, unit string, own, all any, least, most, step string) numberField {
+	f := numberField{Name: name, Label: label, Unit: unit, Own: fmt.Sprint(own), All: fmt.Sprint(all), Least: least, Most: most, Step: step}
+	if f.Own == "0" {
+		f.Own = ""
+	}
+	if f.All == "0" {
+		f.All = "as usual"
+	}
+	return f
 }
 
 // initials are a person's in at most two letters.

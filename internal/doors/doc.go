@@ -1,13 +1,13 @@
 // Package doors holds the HTTP entrances through which a sandbox reaches what
-// needs a credential or a check: the git door, the model door and the egress
-// proxy. A sandbox holds one credential, its own token; the doors look up what
+// needs a credential or a check: the git door, the model door, the tools door and
+// the egress proxy. A sandbox holds one credential, its own token; the doors look up what
 // that token may do and add the real credential outside the sandbox (I7).
 //
 // # Words
 //
 // An Access is what one sandbox token stands for: a session, its repository
 // and the one branch it may push. An upstream is the server behind a door: the
-// code host, a model provider, a host of the internet. A refusal is an answer
+// code host, a model provider, a server of tools, a host of the internet. A refusal is an answer
 // of the door's own; it is always a sentence that the agent or a person can
 // act on, spoken in the protocol of the door: git's report and error packets,
 // the model provider's error JSON, a proxy's 403.
@@ -30,6 +30,8 @@
 //     and afterwards reported to the Meter with the tokens that the provider
 //     itself counted; a stream that broke before it said so is estimated and
 //     marked. A provider's key is in no answer.
+//   - Tools: only servers that an administrator set up for the repository, each at
+//     its one address, with the headers set for it. What those hold is in no answer.
 //   - Egress: only listed hosts, and of those only addresses of the public
 //     internet (I13). The address that was checked is the one that is dialled.
 //

@@ -37,6 +37,7 @@ type Config struct {
 	Git    *Git
 	Model  *Model
 	Egress *Egress
+	Tools  *Tools
 	// Next serves what is for no door, token and all; nil answers 404.
 	Next http.Handler
 	Log  *slog.Logger
@@ -45,7 +46,7 @@ type Config struct {
 // New returns the handler of the machine listener; see "Mounting" in the
 // package comment.
 func New(c Config) http.Handler {
-	h := &handler{auth: c.Auth, next: c.Next, log: c.Log, git: c.Git, model: c.Model, egress: c.Egress}
+	h := &handler{auth: c.Auth, next: c.Next, log: c.Log, git: c.Git, model: c.Model, egress: c.Egress, tools: c.Tools}
 	if h.next == nil {
 		h.next = http.NotFoundHandler()
 	}
@@ -59,6 +60,7 @@ type handler struct {
 	git    *Git
 	model  *Model
 	egress *Egress
+	tools  *Tools
 }
 
 // door is one of the entrances. Both methods may be called on a nil door.
@@ -77,6 +79,8 @@ func (h *handler) doorOf(r *http.Request) door {
 		return h.git
 	case strings.HasPrefix(r.URL.Path, "/model/"):
 		return h.model
+	case strings.HasPrefix(r.URL.Path, toolsPath):
+		return h.tools
 	}
 	return nil
 }

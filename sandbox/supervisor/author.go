@@ -106,6 +106,7 @@ func (id *identity) env(gateway, remoteURL, repositoryName string) []string {
 		{"safe.directory", "*"},
 		{"advice.detachedHead", "false"},
 		{"credential.helper", ""},
+		{"gc.auto", "0"}, {"maintenance.auto", "false"}, // what a session adds stays apart, where secrets are looked for
 	}
 	if host, ok := strings.CutSuffix(strings.TrimSuffix(remoteURL, ".git"), repositoryName); ok {
 		settings = append(settings, [2]string{"url." + gateway + "/git/.insteadOf", host})

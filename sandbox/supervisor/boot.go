@@ -107,7 +107,7 @@ func (s *supervisor) prepare() error {
 		return fmt.Errorf("writing the author: %w", err)
 	}
 	gateway := s.gateway.url()
-	if err := prepareConfig(s.cfg.Home, gateway); err != nil {
+	if err := prepareConfig(s.cfg.Home, gateway, w.Project, w.Skills); err != nil {
 		return fmt.Errorf("preparing OpenCode's configuration: %w", err)
 	}
 	env := agentEnv(s.cfg.Environ, s.cfg.Home, gateway, s.identity.env(gateway, w.RemoteURL, w.Repository))
@@ -127,6 +127,7 @@ func (s *supervisor) prepare() error {
 	s.settings = agentSettings{
 		binary: s.cfg.OpenCode, home: s.cfg.Home, directory: dir, gateway: gateway, toolKey: s.toolKey,
 		protocol: w.Protocol, models: []string{w.Model}, small: w.SmallModel, instructions: instructions, env: env,
+		project: w.Project, tools: w.Tools, secrets: s.vault.names(),
 	}
 	return os.MkdirAll(dir, 0o755)
 }

@@ -219,6 +219,7 @@ func (s *supervisor) park(ctx context.Context) error {
 		agent.becomeIdle(ctx)
 		agent.kill()
 	}
+	s.reportKept(ctx)
 	if err := writeFile(filepath.Join(s.state, cleanMark), nil); err != nil {
 		s.cfg.Log.Warn("the orderly end cannot be marked", "err", err)
 	}

@@ -40,6 +40,14 @@
 // taking a picture, is done here first; then the control plane gets the call.
 // Asking people ends the turn: from then on the model is not asked any more.
 //
+// Secrets of the repository are in the supervisor's environment and in that of all it
+// starts. It takes their values out of events, a plugin takes them out of what tools
+// return before the model gets it, and before the box's files are saved they are
+// looked for in home and workspace: in plain text and the usual encodings, in names
+// and links, and in loose objects of git. What OpenCode keeps of the conversation is
+// cleaned of them; anything else is reported. Not looked into is what is compressed
+// otherwise, packs of git among them.
+//
 // Files of its own lie in <home>/.openinspect: the spool of the bridge, git's
 // author and hooks, which prompt runs, OpenCode's session and a consistent copy
 // of its database. They are part of a saved filesystem, so that a box which is

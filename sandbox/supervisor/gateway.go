@@ -24,7 +24,7 @@ import (
 
 // gateway is what a box sees of the world: one loopback address that forwards
 // to the control plane's doors and adds the box's own credential, so that no
-// other process in the box needs it. Paths below /git/ and /model/ go to the
+// other process in the box needs it. Paths below /git/, /model/ and /mcp/ go to the
 // doors of these names, proxy requests (CONNECT, and absolute addresses) to the
 // egress proxy, /mcp is the supervisor's own tools for the agent, and gatePath
 // where OpenCode waits until the repository is up to date. What is pushed is noted
@@ -123,6 +123,8 @@ func (g *gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			g.hold(w, r, held)
 			return
 		}
+		g.doors.ServeHTTP(w, r)
+	case strings.HasPrefix(r.URL.Path, sandbox.ToolsPath):
 		g.doors.ServeHTTP(w, r)
 	case r.URL.Path == gatePath:
 		g.gate.ServeHTTP(w, r)

@@ -65,7 +65,7 @@ func launch(ctx context.Context, f *family, s agentSettings, log *slog.Logger) (
 	password := newID("")
 	cmd := exec.Command(s.binary, "serve", "--hostname", "127.0.0.1", "--port", "0")
 	cmd.Dir = s.home // exists before the working tree does
-	cmd.Env = append(slices.Concat(s.env, Allocator), "OPENCODE_CONFIG_CONTENT="+config, "OPENCODE_SERVER_PASSWORD="+password)
+	cmd.Env = s.environ(config, password)
 	listening := &addressWriter{found: make(chan string, 1)}
 	var tail tailWriter
 	cmd.Stdout, cmd.Stderr = listening, &tail

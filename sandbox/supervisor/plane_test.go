@@ -22,6 +22,7 @@ import (
 	"testing/fstest"
 	"time"
 
+	"github.com/modelcontextprotocol/go-sdk/mcp"
 	"go.uber.org/goleak"
 
 	"openinspect/internal/practice/model"
@@ -34,6 +35,9 @@ import (
 func TestMain(m *testing.M) {
 	if raw := os.Getenv("SUPERVISOR_UNDER_TEST"); raw != "" {
 		os.Exit(superviseForTest(raw))
+	}
+	if os.Getenv("TOOL_SERVER_UNDER_TEST") != "" {
+		os.Exit(serveToolsForTest())
 	}
 	goleak.VerifyTestMain(m)
 }
@@ -176,6 +180,10 @@ func (p *plane) doors() http.Handler {
 		}
 		http.Error(w, "the repository is not for you", http.StatusForbidden)
 	})
+	mux.Handle(sandbox.ToolsPath+"remote", mcp.NewStreamableHTTPHandler(func(r *http.Request) *mcp.Server {
+		p.saw(r)
+		return toolServer("over there")
+	}, &mcp.StreamableHTTPOptions{Stateless: true}))
 	mux.HandleFunc("/model/", func(w http.ResponseWriter, r *http.Request) {
 		p.saw(r)
 		data, err := io.ReadAll(r.Body)
@@ -494,7 +502,8 @@ func body[T any](t testing.TB, e sandbox.Event) T {
 type box struct {
 	t      testing.TB
 	config boxConfig
-	tmp    string // its temporary directory
+	tmp    string   // its temporary directory
+	env    []string // what the supervisor is given besides its own
 	cmd    *exec.Cmd
 	done   chan struct{}
 	err    error
@@ -538,6 +547,7 @@ func (b *box) start() {
 	b.cmd = exec.Command(exe)
 	b.cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "SUPERVISOR_UNDER_TEST=" + string(raw),
 		sandbox.EnvToken + "=" + testToken, "TMPDIR=" + b.tmp}
+	b.cmd.Env = append(b.cmd.Env, b.env...)
 	log := &tailWriter{}
 	b.cmd.Stderr, b.stderr = log, log
 	b.cmd.Stdout = &b.stdout

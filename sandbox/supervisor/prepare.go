@@ -80,7 +80,32 @@ func (s *supervisor) makeReady(ctx context.Context, log *os.File) (sandbox.Prepa
 		did.Warning = sentence(fmt.Errorf(".openinspect/warm.sh %w; the image was made without what it would have done", err))
 		fmt.Fprintln(log, did.Warning)
 	}
-	return did, s.cleanUp(ctx, commit, log)
+	if err := s.cleanUp(ctx, commit, log); err != nil {
+		return did, err
+	}
+	return did, s.refuseSecrets(ctx)
+}
+
+// refuseSecrets fails if a secret's value is in the files: an image is kept, and
+// sessions get the secrets that are set when they begin.
+func (s *supervisor) refuseSecrets(ctx context.Context) error {
+	found, err := s.secretsKept(ctx)
+	if err != nil {
+		return err
+	}
+	if len(found) == 0 {
+		return nil
+	}
+	var places []string
+	shown, omitted := capped(found, mostKept)
+	for _, k := range shown {
+		places = append(places, k.Secret+" in "+k.Path)
+	}
+	if omitted > 0 {
+		places = append(places, fmt.Sprintf("and %d more places", omitted))
+	}
+	return fmt.Errorf("values of secrets are in the files: %s. Have the scripts read them from the environment, and remove what they write of them",
+		strings.Join(places, ", "))
 }
 
 func (s *supervisor) script(name string) string {

@@ -81,6 +81,7 @@ type supervisor struct {
 	family  *family
 	gateway *gateway
 	usage   *usage
+	vault   *vault
 
 	welcomed chan struct{} // closed when welcome is valid
 	assigned chan struct{} // closed when a spare's assignment is valid
@@ -149,7 +150,7 @@ func newSupervisor(cfg Config) (*supervisor, error) {
 	s.bridge, err = sandbox.NewBridge(sandbox.BridgeConfig{
 		Control: cfg.Control, Token: cfg.Token, Boot: s.boot,
 		SpoolDir: filepath.Join(s.state, "spool"), Patience: cfg.Patience, Log: cfg.Log,
-		Heartbeat: s.heartbeat,
+		Heartbeat: s.heartbeat, Scrub: s.vault.scrub,
 	})
 	return s, err
 }
@@ -168,7 +169,7 @@ func newBase(cfg Config) (*supervisor, error) {
 	}
 	s := &supervisor{
 		cfg: cfg, control: control, boot: newID("boot-"), toolKey: newID(""),
-		state:    filepath.Join(cfg.Home, ".openinspect"),
+		state: filepath.Join(cfg.Home, ".openinspect"), vault: newVault(cfg.Environ),
 		welcomed: make(chan struct{}), assigned: make(chan struct{}), parking: make(chan struct{}),
 		wake: make(chan struct{}, 1), gate: gate{opened: make(chan struct{})},
 	}

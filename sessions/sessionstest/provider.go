@@ -40,6 +40,11 @@ type Provider struct {
 	Prepare func(ctx context.Context, b *Box, c sandbox.Cmd) (int, error)
 	// Save is called before a box is saved; an error is Snapshot's.
 	Save func(ctx context.Context, b *Box) error
+	// Kept is what a box that has secrets says of them before it is parked; nil: it
+	// says nothing.
+	Kept *sandbox.BodyKept
+	// Served is where ports of boxes are, each as a URL; others are not open.
+	Served map[int]string
 	// Lifetime is the longest life of a box; 0: no limit.
 	Lifetime time.Duration
 	// CPU and MemMiB are what Caps says; 0: one core, 1 GiB.
@@ -66,7 +71,7 @@ type savedBox struct {
 }
 
 func newProvider(w *World) *Provider {
-	return &Provider{world: w, boxes: map[string]*Box{}, saved: map[sandbox.Ref]savedBox{}}
+	return &Provider{Kept: &sandbox.BodyKept{}, world: w, boxes: map[string]*Box{}, saved: map[sandbox.Ref]savedBox{}}
 }
 
 // Fail makes the next starts fail with these errors.
@@ -393,7 +398,12 @@ func (b *Box) ReadFile(context.Context, string, io.Writer) error { return errNoS
 func (b *Box) WriteFile(context.Context, string, io.Reader) error { return errNoShell }
 
 // URL implements sandbox.Box.
-func (b *Box) URL(context.Context, int) (string, http.Header, error) { return "", nil, errNoShell }
+func (b *Box) URL(_ context.Context, port int) (string, http.Header, error) {
+	if at := b.provider.Served[port]; at != "" {
+		return at, http.Header{"Box-Key": {"of " + b.id}}, nil
+	}
+	return "http://127.0.0.1:1", http.Header{}, nil // nothing listens there
+}
 
 // Snapshot implements sandbox.Box.
 func (b *Box) Snapshot(ctx context.Context, _ time.Duration) (sandbox.Ref, error) {

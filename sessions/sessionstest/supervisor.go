@@ -139,6 +139,9 @@ func (s *supervisor) Park(p sandbox.Park) {
 	s.mu.Unlock()
 	go func() {
 		idle.Wait()
+		if s.box.spec.Env[sandbox.EnvSecrets] != "" && s.box.provider.Kept != nil {
+			s.bridge.Event(sandbox.KindKept, "", *s.box.provider.Kept)
+		}
 		s.bridge.Event(sandbox.KindNote, "", sandbox.BodyNote{Text: "The sandbox is parked."})
 		if s.bridge.Flush(s.ctx) == nil {
 			s.box.end()

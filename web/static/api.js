@@ -29,6 +29,7 @@ async function call(method, url, body, key) {
 }
 
 export const post = (url, body, key) => call('POST', url, body, key);
+export const put = (url, body) => call('PUT', url, body);
 export const remove = (url) => call('DELETE', url);
 
 // interest returns a function to call at each key: it tells the server that somebody

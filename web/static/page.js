@@ -3,6 +3,7 @@
 import { interest, mint, post, trouble } from './api.js';
 import { localTimes } from './times.js';
 import { startSession } from './session.js';
+import { startSettings } from './settings.js';
 
 function newSessionForm(form) {
   const text = form.elements.prompt;
@@ -42,3 +43,5 @@ localTimes(document);
 const form = document.getElementById('new');
 if (form) newSessionForm(form);
 if (document.body.dataset.session) startSession(document.body.dataset);
+const settings = document.getElementById('settings');
+if (settings) startSettings(settings);

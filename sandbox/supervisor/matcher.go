@@ -1,0 +1,124 @@
+package supervisor
+
+import (
+	"bytes"
+	"cmp"
+	"io"
+	"math"
+	"slices"
+
+	"openinspect/sandbox"
+)
+
+// matcher finds any of many words in bytes, most of which it does not look at. It
+// is the algorithm of Wu and Manber ("A Fast Algorithm for Multi-Pattern
+// Searching", 1994) with blocks of two bytes: for the two bytes at the end of a
+// window, a table says how far the window may move before a word can end there.
+// It is safe for concurrent use.
+type matcher struct {
+	window  int // bytes of the shortest word
+	longest int
+	shift   []uint8             // by block
+	words   map[uint16][]needle // by the block that ends their first window bytes
+}
+
+// needle is one form of a secret.
+type needle struct {
+	text string
+	name string // of the secret
+}
+
+// newMatcher makes a matcher for secrets by their names. One without any finds nothing.
+func newMatcher(secrets map[string]string) *matcher {
+	var all []needle
+	for name, value := range secrets {
+		for _, form := range sandbox.SecretForms(value) {
+			all = append(all, needle{form, name})
+		}
+	}
+	// A secret that begins with another one is the one that is meant.
+	slices.SortFunc(all, func(a, b needle) int {
+		return cmp.Or(cmp.Compare(len(b.text), len(a.text)), cmp.Compare(a.text, b.text), cmp.Compare(a.name, b.name))
+	})
+	m := &matcher{window: math.MaxUint8, words: make(map[uint16][]needle)}
+	for _, n := range all {
+		m.window = min(m.window, len(n.text))
+		m.longest = max(m.longest, len(n.text))
+	}
+	m.shift = slices.Repeat([]uint8{uint8(m.window - 1)}, math.MaxUint16+1)
+	for _, n := range all {
+		for i := 1; i < m.window; i++ {
+			b := block(n.text[i-1], n.text[i])
+			m.shift[b] = min(m.shift[b], uint8(m.window-1-i))
+		}
+		last := block(n.text[m.window-2], n.text[m.window-1])
+		m.words[last] = append(m.words[last], n)
+	}
+	return m
+}
+
+func block(a, b byte) uint16 { return uint16(a)<<8 | uint16(b) }
+
+// find returns where in data the first word is, and which; -1 if there is none.
+func (m *matcher) find(data []byte) (at int, found needle) {
+	if m.longest == 0 {
+		return -1, needle{}
+	}
+	for i := m.window - 1; i < len(data); {
+		b := block(data[i-1], data[i])
+		if skip := m.shift[b]; skip > 0 {
+			i += int(skip)
+			continue
+		}
+		from := i - m.window + 1
+		for _, n := range m.words[b] {
+			if len(data)-from >= len(n.text) && string(data[from:from+len(n.text)]) == n.text {
+				return from, n
+			}
+		}
+		i++
+	}
+	return -1, needle{}
+}
+
+// replace returns data with something else in the place of each word, and whether
+// there was any.
+func (m *matcher) replace(data []byte) ([]byte, bool) {
+	at, n := m.find(data)
+	if at < 0 {
+		return data, false
+	}
+	var clean bytes.Buffer
+	for ; at >= 0; at, n = m.find(data) {
+		clean.Write(data[:at])
+		clean.WriteString(redacted)
+		data = data[at+len(n.text):]
+	}
+	clean.Write(data)
+	return clean.Bytes(), true
+}
+
+// redacted stands where a secret was.
+const redacted = "[redacted]"
+
+// search reads to the end, or to the first word, and returns the name of its
+// secret. buf has to be longer than twice the longest word.
+func (m *matcher) search(r io.Reader, buf []byte) (secret string, err error) {
+	kept := 0
+	for {
+		n, err := r.Read(buf[kept:])
+		if at, found := m.find(buf[:kept+n]); at >= 0 {
+			return found.name, nil
+		}
+		if err == io.EOF {
+			return "", nil
+		}
+		if err != nil {
+			return "", err
+		}
+		// A word may go on in what is read next.
+		tail := min(kept+n, m.longest-1)
+		copy(buf, buf[kept+n-tail:kept+n])
+		kept = tail
+	}
+}

@@ -1,0 +1,242 @@
+package supervisor
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"openinspect/sandbox"
+)
+
+// Files are saved only if no secret of the repository is in them. What OpenCode
+// keeps of the conversation is cleaned: nobody asked for it to be there. Everything
+// else is somebody's work, or does what it does because the value is there, and is
+// reported.
+
+// secretsWait bounds the look through all files.
+const secretsWait = 60 * time.Second
+
+// mostKept is how many places a report names.
+const mostKept = 20
+
+// reportKept says what of the secrets is in the files that are about to be saved,
+// if there are any secrets.
+func (s *supervisor) reportKept(ctx context.Context) {
+	if s.vault.empty() {
+		return
+	}
+	found, err := s.secretsKept(ctx)
+	var body sandbox.BodyKept
+	body.Places, body.Omitted = capped(found, mostKept)
+	if err != nil {
+		s.cfg.Log.Warn("secrets were not looked for everywhere", "err", err)
+		body.Unchecked = sentence(err)
+	}
+	s.bridge.Event(sandbox.KindKept, "", body)
+}
+
+// secretsKept returns where in home and workspace values of the repository's
+// secrets are. It is called while no prompt runs. An error says that not everything
+// could be looked at.
+func (s *supervisor) secretsKept(ctx context.Context) ([]sandbox.KeptSecret, error) {
+	if s.vault.empty() {
+		return nil, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, secretsWait)
+	defer cancel()
+	if err := s.cleanConversation(ctx); err != nil {
+		return nil, err
+	}
+	found, err := s.vault.scan(ctx, s.cfg.Home, s.cfg.Workspace)
+	var kept []sandbox.KeptSecret
+	for _, f := range found {
+		if s.agentsOwn(f.path) && s.vault.rewrite(f.path) == nil {
+			continue
+		}
+		kept = append(kept, s.describeKept(ctx, f))
+	}
+	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+		err = fmt.Errorf("looking for secrets in the files took longer than %s", secretsWait)
+	}
+	return kept, err
+}
+
+// agentsOwn says whether a file is one that OpenCode writes for itself.
+func (s *supervisor) agentsOwn(path string) bool {
+	for _, dir := range []string{".local/share/opencode", ".local/state/opencode", ".cache/opencode"} {
+		if strings.HasPrefix(path, filepath.Join(s.cfg.Home, dir)+"/") {
+			return path != filepath.Join(s.cfg.Home, database) && path != filepath.Join(s.cfg.Home, database+"-wal")
+		}
+	}
+	return false
+}
+
+// rewrite takes the secrets out of a file.
+func (v *vault) rewrite(path string) error {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	clean, _ := v.matcher.replace(data)
+	return os.WriteFile(path, clean, 0o600) // which keeps the mode of a file that is there
+}
+
+// describeKept tells of a find in words that people understand.
+func (s *supervisor) describeKept(ctx context.Context, f find) sandbox.KeptSecret {
+	kept := sandbox.KeptSecret{Secret: f.secret, Path: f.path}
+	if f.object != "" {
+		kept.Path, kept.Commit = f.path[:strings.LastIndex(f.path, "/objects/")], f.object
+		if file := s.fileOf(ctx, f.object); file != "" {
+			kept.Path = file
+		}
+	}
+	if below, ok := strings.CutPrefix(kept.Path, s.cfg.Home+"/"); ok {
+		kept.Path = "~/" + below
+	}
+	return kept
+}
+
+// fileOf returns the file of the repository that an object of git is or was; empty
+// if no commit has it.
+func (s *supervisor) fileOf(ctx context.Context, object string) string {
+	if s.repo == nil {
+		return ""
+	}
+	out, err := s.repo.git(ctx, "log", "--all", "--max-count=1", "--find-object="+object, "--name-only", "--format=")
+	name, _, _ := strings.Cut(strings.TrimSpace(out), "\n")
+	if err != nil || name == "" {
+		return ""
+	}
+	return filepath.Join(s.repo.dir, name)
+}
+
+// readConversation prints all text of a SQLite database, cleanConversation replaces
+// words in it and leaves nothing of them in pages that are free. They are run by
+// OpenCode's own program, which is Bun when it is asked to be, because a value may
+// lie in pieces on several pages of the file.
+const (
+	readConversation = `import { Database } from 'bun:sqlite'
+import { readFileSync, writeSync } from 'fs'
+const { path } = JSON.parse(readFileSync(0, 'utf8'))
+const db = new Database(path, { readwrite: true })
+db.run('pragma busy_timeout = 5000')
+let waiting = ''
+function flush() {
+  for (let rest = Buffer.from(waiting); rest.length; ) rest = rest.subarray(writeSync(1, rest))
+  waiting = ''
+}
+for (const { name } of db.query("select name from sqlite_master where type = 'table'").all())
+  for (const row of db.query('select * from "' + name + '"').iterate())
+    for (const value of Object.values(row)) {
+      if (typeof value === 'string') waiting += value + '\n'
+      else if (value instanceof Uint8Array) waiting += Buffer.from(value).toString() + '\n'
+      if (waiting.length > 1 << 16) flush()
+    }
+flush()
+`
+	replaceInConversation = `import { Database } from 'bun:sqlite'
+import { readFileSync } from 'fs'
+const { path, forms, by } = JSON.parse(readFileSync(0, 'utf8'))
+const db = new Database(path, { readwrite: true })
+db.run('pragma busy_timeout = 5000')
+for (const { name: table } of db.query("select name from sqlite_master where type = 'table' and name not like 'sqlite_%'").all())
+  for (const { name: column } of db.query('pragma table_info("' + table + '")').all())
+    for (const form of forms)
+      db.query('update "' + table + '" set "' + column + '" = replace("' + column + '", ?1, ?2) where instr("' + column + '", ?1) > 0').run(form, by)
+db.run('vacuum')
+db.run('pragma wal_checkpoint(truncate)')
+db.close()
+`
+)
+
+// cleanConversation takes secrets out of OpenCode's database and of the copy of it.
+// OpenCode is idle or has ended.
+func (s *supervisor) cleanConversation(ctx context.Context) error {
+	live := filepath.Join(s.cfg.Home, database)
+	if _, err := os.Stat(live); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	dirty, err := s.vault.inFiles(live, live+"-wal", filepath.Join(s.copyDir(), "db"), filepath.Join(s.copyDir(), "db-wal"))
+	if err == nil && !dirty {
+		dirty, err = s.inConversation(ctx, live)
+	}
+	if err != nil {
+		return fmt.Errorf("the conversation could not be searched for secrets: %w", err)
+	}
+	if !dirty {
+		return nil
+	}
+	var forms []string
+	for _, value := range s.vault.secrets {
+		forms = append(forms, sandbox.SecretForms(value)...)
+	}
+	if err := s.onDatabase(ctx, replaceInConversation, map[string]any{"path": live, "forms": forms, "by": redacted}, nil); err != nil {
+		return fmt.Errorf("secrets could not be taken out of the conversation: %w", err)
+	}
+	s.saveConversation()
+	return nil
+}
+
+// inFiles says whether a secret is in one of the files, if it is there.
+func (v *vault) inFiles(paths ...string) (bool, error) {
+	buf := make([]byte, 256<<10+2*v.matcher.longest)
+	for _, path := range paths {
+		f, err := os.Open(path)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return false, err
+		}
+		secret, err := v.matcher.search(f, buf)
+		f.Close()
+		if err != nil || secret != "" {
+			return secret != "", err
+		}
+	}
+	return false, nil
+}
+
+// inConversation says whether a secret is in what the database holds.
+func (s *supervisor) inConversation(ctx context.Context, path string) (bool, error) {
+	text, end := io.Pipe()
+	ran := make(chan error, 1)
+	s.family.tasks.Go(func() {
+		err := s.onDatabase(ctx, readConversation, map[string]any{"path": path}, end)
+		end.CloseWithError(err)
+		ran <- err
+	})
+	secret, err := s.vault.matcher.search(text, make([]byte, 256<<10+2*s.vault.matcher.longest))
+	_ = text.Close() // ends the writer if it was found
+	if ranErr := <-ran; secret == "" {
+		err = errors.Join(err, ranErr)
+	}
+	return secret != "", err
+}
+
+// onDatabase runs a script in OpenCode's program.
+func (s *supervisor) onDatabase(ctx context.Context, script string, input map[string]any, output io.Writer) error {
+	data, err := json.Marshal(input)
+	if err != nil {
+		return err
+	}
+	cmd := exec.CommandContext(ctx, s.cfg.OpenCode, "-e", script)
+	cmd.Dir = s.cfg.Home
+	cmd.Env = append(agentEnv(s.cfg.Environ, s.cfg.Home, s.gateway.url(), nil), "BUN_BE_BUN=1")
+	cmd.Stdin = bytes.NewReader(data)
+	var printed tailWriter
+	cmd.Stdout, cmd.Stderr = output, &printed
+	if err := s.family.run(cmd); err != nil {
+		return fmt.Errorf("%w: %s", err, lastLines(printed.String(), 3))
+	}
+	return nil
+}

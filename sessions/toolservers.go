@@ -1,0 +1,64 @@
+package sessions
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+)
+
+// ToolServer is where a server of tools is, with the headers that are set for it.
+type ToolServer struct {
+	URL     string
+	Headers map[string]string
+	Secrets []string // values of secrets in Headers
+}
+
+// ToolServer returns the server of that name at a URL that is set for the session's
+// repository, with the values of the secrets and variables that its headers name. A
+// *Problem says that there is none, or what is missing.
+func (e *Engine) ToolServer(ctx context.Context, session, name string) (ToolServer, error) {
+	s, err := readSession(ctx, e.db, session)
+	if err != nil {
+		return ToolServer{}, err
+	}
+	set, err := e.SettingsFor(ctx, s.Repository)
+	if err != nil {
+		return ToolServer{}, err
+	}
+	i := slices.IndexFunc(set.Tools, func(m MCPServer) bool { return m.Name == name && m.URL != "" })
+	if i < 0 {
+		return ToolServer{}, &Problem{Code: "no_tools", Text: "There is no server of tools of that name (any more)."}
+	}
+	around, err := e.surroundings(ctx, s.Repository)
+	if _, told := errors.AsType[*Problem](err); err != nil && !told {
+		return ToolServer{}, err
+	}
+	return around.fill(set.Tools[i])
+}
+
+// fill puts values in the place of their names.
+func (s surroundings) fill(m MCPServer) (ToolServer, error) {
+	filled := ToolServer{URL: m.URL, Headers: map[string]string{}}
+	var missing string
+	for header, text := range m.Headers {
+		filled.Headers[header] = reference.ReplaceAllStringFunc(text, func(found string) string {
+			name := reference.FindStringSubmatch(found)[1]
+			value, ok := s.outside[name]
+			if !ok {
+				value, ok = s.env[name]
+			}
+			if !ok {
+				missing = name
+			}
+			if slices.Contains(s.scrub, value) {
+				filled.Secrets = append(filled.Secrets, value)
+			}
+			return value
+		})
+	}
+	if missing != "" {
+		return filled, &Problem{Code: "no_tools", Text: fmt.Sprintf("A header of the server of tools %s names %s, which is not set: an administrator has to set it as a secret.", m.Name, missing)}
+	}
+	return filled, nil
+}
