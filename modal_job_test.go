@@ -27,7 +27,7 @@ func TestTheMainJobIsDoneAtModalWithAPauseInBetween(t *testing.T) {
 		t.Fatalf("the first prompt ended as %s: %s", first.State, first.Reason)
 	}
 	before := r.parked(first.Session)
-	sandboxes := r.practice.modal.Sandboxes()
+	sandboxes := r.sandboxesOf(first.Session)
 	if len(sandboxes) != 1 || sandboxes[0].Ended.IsZero() {
 		t.Fatalf("after parking Modal has the sandboxes %+v, want one that has ended", sandboxes)
 	}
@@ -37,7 +37,7 @@ func TestTheMainJobIsDoneAtModalWithAPauseInBetween(t *testing.T) {
 	if prompts[1].State != "completed" {
 		t.Errorf("the second prompt ended as %s: %s", prompts[1].State, prompts[1].Reason)
 	}
-	sandboxes = r.practice.modal.Sandboxes()
+	sandboxes = r.sandboxesOf(first.Session)
 	if len(sandboxes) != 2 || sandboxes[1].Image != before && sandboxes[0].Image != before {
 		t.Errorf("the session did not go on from the image %s: %+v", before, sandboxes)
 	}
@@ -47,7 +47,8 @@ func TestTheMainJobIsDoneAtModalWithAPauseInBetween(t *testing.T) {
 	after := r.parked(first.Session)
 	r.eventually("only the last saved filesystem is kept", time.Minute, func() error {
 		for _, image := range r.practice.modal.Images() {
-			if image.Snapshot != "" && image.ID != after {
+			of := slices.IndexFunc(sandboxes, func(s practicemodal.Sandbox) bool { return s.ID == image.Sandbox })
+			if of >= 0 && image.ID != after {
 				return fmt.Errorf("image %s is there", image.ID)
 			}
 		}
@@ -110,13 +111,12 @@ func TestAControlPlaneKilledWhileModalWorksLeaksNothing(t *testing.T) {
 			}
 			return nil
 		})
-		r.killServe()
-		modal.Clear()
+		r.killServe() // and with it the call that hangs, which has no effect any more
 	}
 	channel := r.channel("greeter")
 	modal.Inject(practicemodal.Fault{Kind: practicemodal.Hang, Method: "SandboxCreateV2", AfterEffect: true, Times: 1})
 	thread := r.say("alice", channel, "", "@inspect leave trace first0 in acme/greeter")
-	killed("a sandbox is started and nobody was told", func() bool { return len(modal.Sandboxes()) == 1 })
+	killed("a sandbox is started and nobody was told", func() bool { return slices.ContainsFunc(modal.Sandboxes(), isSessions) })
 
 	modal.Inject(practicemodal.Fault{Kind: practicemodal.Hang, Method: "TaskSnapshotFilesystem", Times: 1})
 	session := r.waitSettled(thread, 1, 3*time.Minute)[0].Session
@@ -142,7 +142,7 @@ func TestAControlPlaneKilledWhileModalWorksLeaksNothing(t *testing.T) {
 	r.checkLog(session)
 	r.checkPullRequest(session)
 	r.checkTraces(session, 0)
-	if all := modal.Sandboxes(); len(all) != 2 || all[0].Ended.IsZero() || all[1].Ended.IsZero() {
+	if all := r.sandboxesOf(session); len(all) != 2 || all[0].Ended.IsZero() || all[1].Ended.IsZero() {
 		t.Errorf("the sandboxes are %+v, want two that have ended", all)
 	}
 	kept := map[string]bool{}
@@ -155,6 +155,19 @@ func TestAControlPlaneKilledWhileModalWorksLeaksNothing(t *testing.T) {
 	if !kept[last] {
 		t.Errorf("what the session goes on from, %s, is not there: %v", last, kept)
 	}
+}
+
+// isSessions says whether a sandbox at Modal works on a session.
+func isSessions(s practicemodal.Sandbox) bool { return s.Tags["session"] != "" }
+
+// sandboxesOf are the sandboxes that Modal was asked for on behalf of a session.
+func (r *rig) sandboxesOf(session string) (all []practicemodal.Sandbox) {
+	for _, s := range r.practice.modal.Sandboxes() {
+		if s.Tags["session"] == session {
+			all = append(all, s)
+		}
+	}
+	return all
 }
 
 // sandboxState is the state of a session's sandbox.
