@@ -48,9 +48,8 @@ func (b *Bot) publishHome(ctx context.Context, user string, by sessions.Person, 
 
 // failingFor reads what an administrator is told about images; others are told nothing.
 func (b *Bot) failingFor(ctx context.Context, by sessions.Person) ([]sessions.Build, error) {
-	admin, err := b.engine.Administers(ctx, by.ID)
-	if err != nil || !admin {
-		return nil, err
+	if !by.Admin {
+		return nil, nil
 	}
 	return b.engine.FailingBuilds(ctx)
 }

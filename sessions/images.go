@@ -170,14 +170,14 @@ func (e *Engine) RebuildImage(ctx context.Context, repository string, by uuid.UU
 	}
 	var b Build
 	err := e.transact(ctx, func(t *tx) error {
-		person, admin, err := t.administrator(ctx, by)
+		if err := t.mayAdminister(ctx, by); err != nil {
+			return err
+		}
+		person, err := readPerson(ctx, t, by)
 		if err != nil {
 			return err
 		}
-		if !admin {
-			return &Problem{Code: "not_admin", Text: "Only administrators rebuild images: ask one of them."}
-		}
-		if err := t.queueBuild(ctx, repository, "", "asked for by "+person); err != nil {
+		if err := t.queueBuild(ctx, repository, "", "asked for by "+person.Name); err != nil {
 			return err
 		}
 		err = t.GetContext(ctx, &b, `select `+buildColumns+`, false as usable from images i
@@ -188,25 +188,6 @@ func (e *Engine) RebuildImage(ctx context.Context, repository string, by uuid.UU
 		e.hub.wake(topicImages)
 	}
 	return b, err
-}
-
-// administrator says whether a person is one, and how they are called.
-func (t *tx) administrator(ctx context.Context, id uuid.UUID) (name string, admin bool, err error) {
-	row := t.QueryRowxContext(ctx, `select name, admin from people where id = $1`, id)
-	if err := row.Scan(&name, &admin); err != nil {
-		return "", false, fmt.Errorf("reading person %s: %w", id, notFound(err))
-	}
-	return name, admin, nil
-}
-
-// Administers says whether a person is an administrator.
-func (e *Engine) Administers(ctx context.Context, person uuid.UUID) (bool, error) {
-	var admin bool
-	err := e.transact(ctx, func(t *tx) (err error) {
-		_, admin, err = t.administrator(ctx, person)
-		return err
-	})
-	return admin, err
 }
 
 // queueBuild records that an image is to be built. A build of the repository

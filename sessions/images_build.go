@@ -133,17 +133,17 @@ func (e *Engine) claimBuild(ctx context.Context) (*build, error) {
 // build builds the claimed image and records what became of it.
 func (e *Engine) build(ctx context.Context, b build) {
 	held, lose := context.WithTimeout(ctx, e.imageBudget())
+	env, secrets, err := e.secretsOf(held, b.Repository)
+	b.env = env
 	kept := make(chan struct{})
 	go func() {
 		defer close(kept)
 		defer lose()
 		e.keepBuild(held, b)
 	}()
-	env, secrets, err := e.secretsOf(held, b.Repository)
 	log := newBuildLog(e.scrub.with(append(secrets, b.token)...))
 	var made made
 	if err == nil {
-		b.env = env
 		made, err = e.makeImage(held, b, log)
 	}
 	if err != nil && errors.Is(held.Err(), context.DeadlineExceeded) {

@@ -313,10 +313,10 @@ func (t *tx) endSparesOf(ctx context.Context, repository string) error {
 func (t *tx) mayAdminister(ctx context.Context, person uuid.UUID) error {
 	var admin bool
 	if err := t.GetContext(ctx, &admin, `select admin from people where id = $1`, person); err != nil {
-		return fmt.Errorf("reading who changes settings: %w", notFound(err))
+		return fmt.Errorf("reading whether somebody is an administrator: %w", notFound(err))
 	}
 	if !admin {
-		return &Problem{Code: "not_admin", Text: "Only administrators change settings: ask one of them, or who runs this to add you to ADMINS."}
+		return &Problem{Code: "not_admin", Text: "Only administrators may do that: ask one of them, or who runs this to add you to ADMINS."}
 	}
 	return nil
 }

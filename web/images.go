@@ -48,9 +48,7 @@ func (s *Server) imagePage(r *http.Request, v viewer) (imagePage, error) {
 	if err != nil {
 		return p, err
 	}
-	if p.Admin, err = s.engine.Administers(r.Context(), v.ID); err != nil {
-		return p, err
-	}
+	p.Admin = v.Admin
 	for i := range p.Builds {
 		b := &p.Builds[i]
 		if b.Usable {
