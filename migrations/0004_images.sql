@@ -34,6 +34,13 @@ create unique index images_one_build on images (repository) where state in ('que
 create index images_of_repository on images (repository, queued_at desc);
 create index images_kept on images (repository) where image in ('ready', 'removing');
 
+-- The boxes in which images were built: a builder that dies between a save and its
+-- record leaves a filesystem of one of them that no image names.
+create table image_boxes (
+    box     text primary key,
+    made_at timestamptz not null default now()
+);
+
 -- What is known of a repository's default branch, and who asked to look at it.
 create table image_checks (
     repository text primary key references repositories (name),

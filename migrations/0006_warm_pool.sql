@@ -16,7 +16,9 @@ create table spares (
     held_until   timestamptz,
     claimed_at   timestamptz,                   -- when its start began; its boot counts from here
     until        timestamptz not null,          -- it is ended if no session has taken it by then
-    cost_usd     double precision not null default 0, -- until it was taken or ended
+    cpu          double precision,              -- cores that its box is given; null: not known yet
+    mem_mib      integer,                       -- its memory
+    lifetime     double precision,              -- seconds after its birth in which it ends; 0: never
     ended_at     timestamptz,                   -- taken or ended
     created_at   timestamptz not null default now()
 );

@@ -21,12 +21,43 @@ import (
 
 // recordSize notes what a box is given, before it is asked for: it may be adopted
 // by somebody who does not know.
-func (e *Engine) recordSize(ctx context.Context, in sqlx.ExecerContext, session string, spec sandbox.Spec) error {
-	caps := e.cfg.Provider.Caps()
-	_, err := in.ExecContext(ctx, `update sandboxes set cpu = $2, mem_mib = $3, lifetime = $4 where session_id = $1`,
-		session, cmp.Or(spec.CPU, caps.CPU), cmp.Or(spec.MemMiB, caps.MemMiB), seconds(cmp.Or(spec.Lifetime, caps.MaxLifetime)))
+func (e *Engine) recordSize(ctx context.Context, session string, spec sandbox.Spec) error {
+	size := e.sizeOf(spec)
+	_, err := e.db.ExecContext(ctx, `update sandboxes set cpu = $2, mem_mib = $3, lifetime = $4 where session_id = $1`,
+		session, size.CPU, size.MemMiB, size.Lifetime)
 	if err != nil {
 		return fmt.Errorf("noting the size of the sandbox of %s: %w", session, err)
+	}
+	return nil
+}
+
+// size is what a box is given.
+type size struct {
+	CPU      float64 `db:"cpu"`      // cores
+	MemMiB   int     `db:"mem_mib"`  // memory
+	Lifetime float64 `db:"lifetime"` // seconds after its birth in which it ends; 0: never
+}
+
+// sizeOf is what a box gets that asks for spec.
+func (e *Engine) sizeOf(spec sandbox.Spec) size {
+	caps := e.cfg.Provider.Caps()
+	return size{cmp.Or(spec.CPU, caps.CPU), cmp.Or(spec.MemMiB, caps.MemMiB), seconds(cmp.Or(spec.Lifetime, caps.MaxLifetime))}
+}
+
+// Purposes for which a box costs something besides a session's.
+const (
+	purposePool  = "pool"
+	purposeImage = "image"
+)
+
+// chargeFor counts what a box of no session has cost, once it has ended or a session
+// has it.
+func (e *Engine) chargeFor(ctx context.Context, in sqlx.ExecerContext, purpose string, s size, life time.Duration) error {
+	_, err := in.ExecContext(ctx, `insert into sandbox_usage (purpose, began_at, ended_at, cpu, mem_mib, cost_usd)
+		values ($1, now() - make_interval(secs => $2), now(), $3, $4, $5)`,
+		purpose, seconds(life), s.CPU, s.MemMiB, e.cfg.Provider.Caps().Price.Of(s.CPU, s.MemMiB, life))
+	if err != nil {
+		return fmt.Errorf("charging a sandbox of no session: %w", err)
 	}
 	return nil
 }

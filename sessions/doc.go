@@ -62,8 +62,8 @@
 // when what it is made of changed, and before the provider may forget it. A build
 // that fails leaves the last good image in use. The start of a box notes its image
 // in the transaction that claims it, and an image is removed only while no start
-// holds it. What a builder saved and could not record any more is nobody's: the
-// provider forgets it after sandbox.KeepImage.
+// holds it. What a builder saved and could not record any more is found by its box
+// and deleted, or, at a provider that lists nothing, forgotten after sandbox.KeepImage.
 //
 // The agent's tools. calls.go has their table; each has a file of its own,
 // tool_NAME.go. A call is a row before it has an effect, and is done only while

@@ -220,9 +220,12 @@ func (e *Engine) makeImage(ctx context.Context, b build, log *buildLog) (made, e
 	if err != nil {
 		return made{}, fmt.Errorf("the sandbox could not be started: %w", err)
 	}
-	defer e.endBuildBox(ctx, b, box)
+	defer e.endBuildBox(ctx, b, box, e.sizeOf(spec), time.Now())
 	if err := e.onBuild(ctx, b, `box = $3`, box.ID()); err != nil {
 		return made{}, err
+	}
+	if _, err := e.db.ExecContext(ctx, `insert into image_boxes (box) values ($1) on conflict do nothing`, box.ID()); err != nil {
+		return made{}, fmt.Errorf("noting the box of a build: %w", err)
 	}
 	did, err := e.prepareBox(ctx, b, box, log)
 	if err != nil {
@@ -230,7 +233,7 @@ func (e *Engine) makeImage(ctx context.Context, b build, log *buildLog) (made, e
 	}
 	fmt.Fprintf(log, "Saving the image of %s.\n", shortSHA(did.Commit))
 	// Recorded before it is done: what a builder that dies in between has saved is
-	// nobody's, and the provider forgets it after KeepImage.
+	// found by its box (sweepSaved), or its provider forgets it after KeepImage.
 	if err := e.onBuild(ctx, b, `state = 'saving', commit = $3`, storable(did.Commit)); err != nil {
 		return made{Prepared: did}, err
 	}
@@ -263,12 +266,16 @@ func (e *Engine) buildBox(ctx context.Context, b build) (sandbox.Spec, error) {
 	return spec, nil
 }
 
-// endBuildBox ends the box of a build. If it does not end now, it does as an orphan.
-func (e *Engine) endBuildBox(ctx context.Context, b build, box sandbox.Box) {
+// endBuildBox ends the box of a build, and counts what it cost. If it does not end
+// now, it does as an orphan.
+func (e *Engine) endBuildBox(ctx context.Context, b build, box sandbox.Box, s size, born time.Time) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
 	defer cancel()
 	if err := box.Kill(ctx); err != nil && !errors.Is(err, sandbox.ErrGone) {
 		e.log.Warn("the box of a build did not end", "build", b.ID, "box", box.ID(), "err", err)
+	}
+	if err := e.chargeFor(ctx, e.db, purposeImage, s, time.Since(born)); err != nil {
+		e.log.Warn("what a build cost could not be counted", "build", b.ID, "err", err)
 	}
 }
 

@@ -68,13 +68,14 @@ func TestTheLogOfABuildIsBoundedAndHoldsNoSecret(t *testing.T) { // I10
 func TestABuildWhoseReplicaDiedIsBegunAgain(t *testing.T) {
 	t.Parallel()
 	for _, left := range []struct {
-		name, state string
-		box, noted  bool
+		name, state       string
+		box, noted, saved bool
 	}{
-		{"before the box is started", "building", false, false},
-		{"before the box is recorded", "building", true, false},
-		{"while the box prepares", "building", true, true},
-		{"while the box is saved", "saving", true, true},
+		{"before the box is started", "building", false, false, false},
+		{"before the box is recorded", "building", true, false, false},
+		{"while the box prepares", "building", true, true, false},
+		{"while the box is saved", "saving", true, true, false},
+		{"before what was saved is recorded", "saving", true, true, true},
 	} {
 		t.Run(left.name, func(t *testing.T) {
 			t.Parallel()
@@ -94,6 +95,12 @@ func TestABuildWhoseReplicaDiedIsBegunAgain(t *testing.T) {
 				}
 				if left.noted {
 					id = box.ID()
+					age(t, w, `insert into image_boxes (box) values ($1)`, id)
+				}
+				if left.saved {
+					if _, err := box.Snapshot(bg, sandbox.KeepImage); err != nil {
+						t.Fatal(err)
+					}
 				}
 			}
 			age(t, w, `insert into images (id, repository, why, state, epoch, attempts, holder, held_until, box, token_hash, started_at)
@@ -107,6 +114,7 @@ func TestABuildWhoseReplicaDiedIsBegunAgain(t *testing.T) {
 			if boxes := w.Provider.Boxes(); len(boxes) != 0 {
 				t.Errorf("%d boxes are left", len(boxes))
 			}
+			sessionstest.Eventually(t, "one image is kept", func() bool { return len(w.Provider.Saved()) == 1 })
 		})
 	}
 }

@@ -178,6 +178,9 @@ func (e *Engine) removeImages(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("forgetting old builds: %w", err)
 	}
+	if _, err := e.db.ExecContext(ctx, `delete from image_boxes where made_at < now() - interval '30 days'`); err != nil {
+		return fmt.Errorf("forgetting the boxes of old builds: %w", err)
+	}
 	return nil
 }
 

@@ -137,9 +137,11 @@ func (e *Engine) sweepSaved(ctx context.Context) error {
 	var unowned []sandbox.Ref
 	err := e.db.SelectContext(ctx, &unowned, `
 		select f.ref from unnest($1::text[], $2::text[]) as f (ref, box)
-		where exists (select from saved v where v.box = f.box)
+		where (exists (select from saved v where v.box = f.box) or exists (select from image_boxes i where i.box = f.box))
 			and not exists (select from saved v where v.box = f.box and (v.state = 'saving' or v.ref = f.ref and v.state <> 'gone'))
-			and not exists (select from sandboxes b where b.ref = f.ref)`, pq.Array(refs), pq.Array(boxes))
+			and not exists (select from sandboxes b where b.ref = f.ref)
+			and not exists (select from images i where i.ref = f.ref and i.image in ('ready', 'removing')
+				or i.box = f.box and i.state in ('building', 'saving'))`, pq.Array(refs), pq.Array(boxes))
 	if err != nil {
 		return fmt.Errorf("looking up whose filesystems are saved: %w", err)
 	}

@@ -63,19 +63,20 @@ func (e *Engine) wantSpare(ctx context.Context, repository, cause string, lasts 
 			Live  int     `db:"live"`  // sandboxes of sessions
 			Spent float64 `db:"spent"` // USD within 24 hours
 		}
-		price := e.sparePrice()
+		price := e.cfg.Provider.Caps().Price
 		err := t.GetContext(ctx, &n, `
-			select count(*) filter (where ended_at is null and repository = $1) as here, count(*) filter (where ended_at is null) as spare,
+			select count(*) filter (where repository = $1) as here, count(*) as spare,
 				(select count(*) from sandboxes where state in ('starting', 'booting', 'ready', 'parking')) as live,
-				coalesce(sum(cost_usd), 0) + coalesce(sum(extract(epoch from now() - claimed_at)) filter (where ended_at is null), 0) * $2 as spent
-			from spares where ended_at is null or ended_at > now() - interval '24 hours'`, repository, price)
+				coalesce(sum(extract(epoch from now() - claimed_at) * (cpu * $3 + mem_mib / 1024.0 * $4)), 0)
+					+ (select coalesce(sum(cost_usd), 0) from sandbox_usage where purpose = $2 and ended_at > now() - interval '24 hours') as spent
+			from spares where ended_at is null`, repository, purposePool, price.CoreSecond, price.GiBSecond)
 		if err != nil {
 			return fmt.Errorf("counting spare sandboxes: %w", err)
 		}
 		switch {
 		case n.Here >= atLeast, n.All >= e.cfg.MaxSpares, n.All+n.Live >= e.cfg.MaxSandboxes:
 			return nil
-		case price > 0 && n.Spent >= e.cfg.SpareDayUSD:
+		case price != sandbox.Price{} && n.Spent >= e.cfg.SpareDayUSD:
 			return nil
 		}
 		added = true
@@ -93,12 +94,6 @@ func (e *Engine) wantSpare(ctx context.Context, repository, cause string, lasts 
 	return nil
 }
 
-// sparePrice is what a spare costs in a second, in USD.
-func (e *Engine) sparePrice() float64 {
-	c := e.cfg.Provider.Caps()
-	return c.Price.CoreSecond*c.CPU + c.Price.GiBSecond*float64(c.MemMiB)/1024
-}
-
 // takeSpare gives the session the spare of its repository that is closest to
 // being ready. The sandbox's row is locked. It says whether there was one.
 func (t *tx) takeSpare(ctx context.Context, next candidate) (bool, error) {
@@ -112,12 +107,13 @@ func (t *tx) takeSpare(ctx context.Context, next candidate) (bool, error) {
 		Name   string       `db:"provider"`
 		Holder string       `db:"holder"`
 		Born   sql.NullTime `db:"claimed_at"`
+		size
 	}
 	// One whose start was not claimed yet would not be faster than a box of our own.
 	// Who else has a row locked just now, as a heartbeat does, is waited for.
 	err := t.GetContext(ctx, &s, `
-		select id, token_hash, box, provider, holder, claimed_at from spares
-		where repository = $1 and state in ('starting', 'booting', 'ready') and token_hash is not null
+		select id, token_hash, box, provider, holder, claimed_at, cpu, mem_mib, lifetime from spares
+		where repository = $1 and state in ('starting', 'booting', 'ready') and token_hash is not null and cpu is not null
 			and until > now() and held_until > now()
 		order by state = 'ready' desc, state = 'booting' desc, created_at limit 1 for no key update`, next.Repository)
 	if errors.Is(err, sql.ErrNoRows) {
@@ -134,14 +130,11 @@ func (t *tx) takeSpare(ctx context.Context, next candidate) (bool, error) {
 			reason = '', token_hash = $2, box = $3, provider = $4, spare = $5, boot = '', phase = '', born_at = $6, heartbeat_at = null,
 			looked_at = null, busy = false, carry = false, quiet_prompt = '', quiet_at = null, snapped_prompt = '',
 			retry_at = null, wanted_until = null,
-			holder = $7, held_until = now() + make_interval(secs => $8)
+			holder = $7, held_until = now() + make_interval(secs => $8), cpu = $9, mem_mib = $10, lifetime = $11
 		where session_id = $1`,
-		next.Session, s.Token, s.Box, s.Name, s.ID, s.Born, s.Holder, seconds(t.e.tempo.lease))
+		next.Session, s.Token, s.Box, s.Name, s.ID, s.Born, s.Holder, seconds(t.e.tempo.lease), s.CPU, s.MemMiB, s.Lifetime)
 	if err != nil {
 		return false, fmt.Errorf("giving a spare sandbox to %s: %w", next.Session, err)
-	}
-	if err := t.e.recordSize(ctx, t, next.Session, t.e.spareBox(spareClaim{})); err != nil {
-		return false, err
 	}
 	_, err = t.append(ctx, next.Session, entry{kind: KindSandbox, body: BodySandbox{State: SandboxStarting}})
 	return true, err
@@ -155,15 +148,22 @@ const (
 
 // endSpare records a spare's end with what it cost. Whoever serves its bridge is told.
 func (t *tx) endSpare(ctx context.Context, id, how, reason string) error {
-	_, err := t.ExecContext(ctx, `
-		update spares set state = $2, reason = $3, ended_at = now(), holder = '', held_until = null,
-			token_hash = null, cost_usd = coalesce(extract(epoch from now() - claimed_at), 0) * $4
-		where id = $1 and ended_at is null`, id, how, reason, t.e.sparePrice())
+	var lived struct {
+		size
+		Seconds float64 `db:"seconds"`
+	}
+	err := t.GetContext(ctx, &lived, `
+		update spares set state = $2, reason = $3, ended_at = now(), holder = '', held_until = null, token_hash = null
+		where id = $1 and ended_at is null returning coalesce(cpu, 0) as cpu, coalesce(mem_mib, 0) as mem_mib,
+			coalesce(extract(epoch from now() - claimed_at), 0) as seconds`, id, how, reason)
+	if errors.Is(err, sql.ErrNoRows) {
+		return nil
+	}
 	if err != nil {
 		return fmt.Errorf("noting the end of spare sandbox %s: %w", id, err)
 	}
 	t.wakeSession(id)
-	return nil
+	return t.e.chargeFor(ctx, t, purposePool, lived.size, inSeconds(lived.Seconds))
 }
 
 // giveUpSpare ends the spare that has waited longest, to make room, and says

@@ -103,6 +103,9 @@ func (e *Engine) startSpare(ctx context.Context, c spareClaim) {
 	spec := e.spareBox(c)
 	err := e.equip(ctx, c.Repository, &spec)
 	if err == nil {
+		err = e.recordSpareSize(ctx, c, spec)
+	}
+	if err == nil {
 		box, err = e.cfg.Provider.Start(ctx, spec)
 	}
 	lose()
@@ -126,6 +129,17 @@ func (e *Engine) startSpare(ctx context.Context, c spareClaim) {
 			e.log.Warn("the end of a spare sandbox could not be recorded; its claim runs out", "spare", c.ID, "err", err)
 		}
 	}
+}
+
+// recordSpareSize notes what the box is given; from then on a session may take it.
+func (e *Engine) recordSpareSize(ctx context.Context, c spareClaim, spec sandbox.Spec) error {
+	s := e.sizeOf(spec)
+	_, err := e.db.ExecContext(ctx, `update spares set cpu = $3, mem_mib = $4, lifetime = $5 where id = $1 and token_hash = $2`,
+		c.ID, hashOf(c.token), s.CPU, s.MemMiB, s.Lifetime)
+	if err != nil {
+		return fmt.Errorf("noting the size of spare sandbox %s: %w", c.ID, err)
+	}
+	return nil
 }
 
 // keepSpareClaim renews the claim while the provider works, also when a session

@@ -283,8 +283,8 @@ func TestSparesStopWhenTheirDaysMoneyIsSpent(t *testing.T) {
 	e := w.Engine(withSpares)
 	sessions.Hasten(e)
 	w.Run(e)
-	if _, err := w.DB.Exec(`insert into spares (id, repository, cause, state, until, ended_at, cost_usd)
-		values ('spent', 'acme/greeter', 'pool', 'taken', now(), now() - interval '23 hours', 10)`); err != nil {
+	if _, err := w.DB.Exec(`insert into sandbox_usage (purpose, began_at, ended_at, cpu, mem_mib, cost_usd)
+		values ('pool', now() - interval '24 hours', now() - interval '23 hours', 1, 1024, 10)`); err != nil {
 		t.Fatal(err)
 	}
 	interest(t, e)
@@ -292,7 +292,7 @@ func TestSparesStopWhenTheirDaysMoneyIsSpent(t *testing.T) {
 	if err := w.DB.Get(&live, `select count(*) from spares where ended_at is null`); err != nil || live != 0 {
 		t.Fatalf("%d spares although the money is spent (%v)", live, err)
 	}
-	if _, err := w.DB.Exec(`update spares set ended_at = ended_at - interval '2 hours'`); err != nil {
+	if _, err := w.DB.Exec(`update sandbox_usage set ended_at = ended_at - interval '2 hours'`); err != nil {
 		t.Fatal(err)
 	}
 	interest(t, e)
@@ -302,7 +302,7 @@ func TestSparesStopWhenTheirDaysMoneyIsSpent(t *testing.T) {
 	}
 	sessionstest.Eventually(t, "its cost is counted", func() bool {
 		var cost float64
-		if err := w.DB.Get(&cost, `select coalesce(sum(cost_usd), 0) from spares where id <> 'spent' and state = 'ended'`); err != nil {
+		if err := w.DB.Get(&cost, `select coalesce(sum(cost_usd), 0) from sandbox_usage where purpose = 'pool' and cost_usd <> 10`); err != nil {
 			t.Fatal(err)
 		}
 		return cost >= 7 && cost < 60

@@ -280,7 +280,7 @@ func (e *Engine) startBox(ctx context.Context, c *claim) (sandbox.Box, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := e.recordSize(ctx, e.db, c.session, spec); err != nil {
+	if err := e.recordSize(ctx, c.session, spec); err != nil {
 		return nil, err
 	}
 	return e.cfg.Provider.Start(ctx, spec)
