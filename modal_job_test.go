@@ -56,6 +56,44 @@ func TestTheMainJobIsDoneAtModalWithAPauseInBetween(t *testing.T) {
 	})
 }
 
+// The whole way at Modal: an image is built, a session begins from it, its sandbox is
+// saved while it is quiet, parked and restored, and ends in a pull request.
+func TestASessionAtModalGoesFromAnImageOverASnapshotAndAPauseToAPullRequest(t *testing.T) {
+	r := startRig(t, func(p *practice) {
+		atModal(p)
+		p.extraEnv = append(p.extraEnv, "PARK_AFTER=8s", "SNAPSHOT_AFTER=500ms")
+	})
+	channel := r.channel("greeter")
+	r.waitSettled(r.say("alice", channel, "", "@inspect explain acme/greeter"), 1, 3*time.Minute)
+	image := r.imageBuilt("acme/greeter", 3*time.Minute)
+
+	thread := r.say("alice", channel, "", "@inspect fix the failing test in acme/greeter")
+	first := r.waitSettled(thread, 1, 3*time.Minute)[0]
+	var from string
+	if err := r.db.Get(&from, `select image from sandboxes where session_id = $1`, first.Session); err != nil || from != image {
+		t.Errorf("the session began from image %q, want %s (%v)", from, image, err)
+	}
+	r.eventually("a snapshot of the quiet sandbox", time.Minute, func() error {
+		var snapshots int
+		err := r.db.Get(&snapshots, `select count(*) from saved where session_id = $1 and kind = 'snapshot' and ref <> ''`, first.Session)
+		if err == nil && snapshots == 0 {
+			err = errors.New("there is none")
+		}
+		return err
+	})
+	r.parked(first.Session)
+	r.say("bob", channel, thread, "add a usage section to the README")
+	prompts := r.waitSettled(thread, 2, 3*time.Minute)
+	for _, p := range prompts {
+		if p.State != "completed" {
+			t.Errorf("%q ended as %s: %s", p.Text, p.State, p.Reason)
+		}
+	}
+	r.checkThread(channel, thread, prompts)
+	r.checkPullRequest(first.Session)
+	r.checkLog(first.Session)
+}
+
 // parked waits until a session's sandbox is parked and returns what it was saved as.
 func (r *rig) parked(session string) (ref string) {
 	r.Helper()

@@ -56,7 +56,12 @@ func (s *supervisor) bootUp(ctx context.Context) {
 		err = <-synced
 	}
 	if err == nil && spare {
-		err = s.waitForSession(ctx)
+		if err = s.waitForSession(ctx); err == nil {
+			early = true
+			s.gate.syncing.Go(func() {
+				s.openGate(ctx, s.phase(sandbox.PhaseSync, func() (string, error) { return "", s.sync(ctx) }))
+			})
+		}
 	}
 	if err == nil {
 		err = s.phase(sandbox.PhaseReady, func() (string, error) { return "", s.openSession(ctx) })

@@ -14,12 +14,13 @@ import (
 // A spare is a box whose first welcome names no session. It boots as others do,
 // with the base branch checked out, answers a throw-away prompt so that OpenCode
 // has done all that it does only once, and waits. A later welcome names its
-// session; what is left to do then is the session's branch and its name.
+// session; what is left to do then is the session's branch and its name. As in any
+// box that has a checkout, the agent may read before that is done (gate.go).
 
 // waitForSession makes a spare ready and returns when it has a session.
 func (s *supervisor) waitForSession(ctx context.Context) error {
 	err := s.phase(sandbox.PhaseSpare, func() (string, error) {
-		if err := s.prime(ctx); err != nil {
+		if err := s.prime(ctx); err != nil && ctx.Err() == nil {
 			s.cfg.Log.Warn("OpenCode was not primed; the first prompt takes longer", "err", err)
 		}
 		return "", ctx.Err()
@@ -35,18 +36,21 @@ func (s *supervisor) waitForSession(ctx context.Context) error {
 	s.mu.Lock()
 	s.welcome = s.assignment
 	s.mu.Unlock()
-	return s.join(ctx)
+	if err := s.join(); err != nil || s.currentAgent().alive() {
+		return err
+	}
+	return s.phase(sandbox.PhaseAgent, func() (string, error) { return "", s.startAgent(ctx) })
 }
 
-// join makes the box the session's.
-func (s *supervisor) join(ctx context.Context) error {
+// join makes the box the session's; its branch is still to be checked out.
+func (s *supervisor) join() error {
 	w := s.welcome
 	s.identity.trailers = trailers(w, s.identity.bot)
 	if err := s.identity.install(); err != nil {
 		return fmt.Errorf("installing the git hooks: %w", err)
 	}
 	s.repo.branch, s.repo.base, s.repo.recorded = w.Branch, w.BaseBranch, w.Head
-	return s.phase(sandbox.PhaseSync, func() (string, error) { return "", s.sync(ctx) })
+	return nil
 }
 
 // primeWait bounds how long the throw-away prompt may take.
@@ -76,7 +80,7 @@ func (s *supervisor) prime(ctx context.Context) error {
 		}
 	}
 	if err != nil {
-		agent.kill() // it may be in the middle of something; the first prompt starts another
+		agent.kill() // it may be in the middle of something
 		return err
 	}
 	return agent.client.call(ctx, http.MethodDelete, "/session/"+session, nil, nil)

@@ -1,9 +1,11 @@
 package supervisor
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -89,6 +91,26 @@ func TestASpareThatIsTakenWhileItBootsIsWaitedFor(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(b.config.Workspace, "go"), nil, 0o644); err != nil {
 		t.Fatal(err)
 	}
+	if end := p.settled("p1"); end.Outcome != sandbox.OutcomeCompleted {
+		t.Errorf("settled as %+v", end)
+	}
+}
+
+func TestASpareWhoseAgentDiedStartsAnotherForItsSession(t *testing.T) {
+	t.Parallel()
+	p := newPlane(t, jobScript)
+	w := p.spare()
+	b := p.newBox()
+	b.start()
+	p.readySpare()
+	for _, pid := range descendants(processes(), b.cmd.Process.Pid) {
+		if line, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid)); err == nil && strings.Contains(string(line), "opencode") {
+			_ = syscall.Kill(pid, syscall.SIGKILL)
+		}
+	}
+	b.gone("opencode", 10*time.Second)
+	p.prompt("p1", "fix the greeting", "Alice")
+	p.assign(w)
 	if end := p.settled("p1"); end.Outcome != sandbox.OutcomeCompleted {
 		t.Errorf("settled as %+v", end)
 	}
