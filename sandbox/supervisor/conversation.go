@@ -207,8 +207,10 @@ func copyFile(to, from string) error {
 	return err
 }
 
-// parkWait bounds how long a parking box waits for its last events to be stored.
-const parkWait = 20 * time.Second
+// parkWait bounds how long a parking box waits to be told that its last events are
+// stored, which is when it is saved: at some providers nothing is left of a box that
+// ends before. A control plane that is away ends the wait earlier (Config.Patience).
+const parkWait = 30 * time.Minute
 
 // park ends the boot in order. The prompt that ran, if any, has failed and been
 // kept by now.
