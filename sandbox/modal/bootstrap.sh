@@ -1,9 +1,10 @@
 # The main program of a box with a supervisor: fetches the program whose SHA-256
 # is $1 from the machine listener, unless it is there, and becomes its supervisor.
-# It tries for $2 seconds.
+# It tries for $2 seconds. The supervisor gets $3, if there is one, as its argument.
 # Nothing of the agent's runs yet when the program is checked, so it may be kept
 # where the agent can write.
 hash=$1
+argument=$3
 until=$(($(date +%s) + $2))
 dir=$HOME/.openinspect/program
 program=$dir/$hash
@@ -41,4 +42,4 @@ while ! is_whole "$program"; do
   [ "$wait" -ge 8 ] || wait=$((wait * 2))
 done
 rm -f "$dir/error"
-exec "$program" supervise
+exec "$program" supervise ${argument:+"$argument"}
