@@ -6,9 +6,6 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
-	"time"
-
-	"golang.org/x/sync/errgroup"
 
 	"openinspect/sandbox"
 )
@@ -30,33 +27,13 @@ func (e *Engine) startSpares(ctx context.Context) error {
 	if e.cfg.MaxSpares <= 0 {
 		return nil
 	}
-	wake := e.hub.listen(ctx, topicStart)
-	poll := time.NewTicker(e.tempo.poll)
-	defer poll.Stop()
-	var starts errgroup.Group
-	defer func() { _ = starts.Wait() }() // they return no errors
-	starts.SetLimit(sparesAtOnce)
-	for {
-		for ctx.Err() == nil {
-			c, err := e.claimSpare(ctx)
-			if err != nil && ctx.Err() == nil {
-				e.log.Warn("claiming a spare sandbox to start", "err", err)
-			}
-			if err != nil || c == nil {
-				break
-			}
-			starts.Go(func() error {
-				e.startSpare(ctx, *c)
-				return nil
-			})
+	return e.startClaimed(ctx, sparesAtOnce, func() (start func(), err error) {
+		c, err := e.claimSpare(ctx)
+		if err != nil || c == nil {
+			return nil, err
 		}
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-wake:
-		case <-poll.C:
-		}
-	}
+		return func() { e.startSpare(ctx, *c) }, nil
+	})
 }
 
 // claimSpare claims the start of a spare, or returns nil. Each try has a token of

@@ -34,26 +34,39 @@ const mostFailures = 3
 // valid from the claim on, so that a box whose starter died is adopted when it
 // dials in.
 func (e *Engine) startSandboxes(ctx context.Context) error {
+	return e.startClaimed(ctx, startsAtOnce, func() (start func(), err error) {
+		for {
+			c, err := e.claimStart(ctx)
+			if err != nil || c == nil {
+				return nil, err
+			}
+			if !c.taken {
+				return func() { e.start(ctx, *c) }, nil
+			}
+		}
+	})
+}
+
+// startClaimed starts what claim claims, atOnce of them at a time, for as long as
+// it returns something to do, and again whenever there may be something.
+func (e *Engine) startClaimed(ctx context.Context, atOnce int, claim func() (start func(), err error)) error {
 	wake := e.hub.listen(ctx, topicStart)
 	poll := time.NewTicker(e.tempo.poll)
 	defer poll.Stop()
 	var starts errgroup.Group
 	defer func() { _ = starts.Wait() }() // they return no errors
-	starts.SetLimit(startsAtOnce)
+	starts.SetLimit(atOnce)
 	for {
 		for ctx.Err() == nil {
-			c, err := e.claimStart(ctx)
+			start, err := claim()
 			if err != nil && ctx.Err() == nil {
 				e.log.Warn("claiming a sandbox to start", "err", err)
 			}
-			if err != nil || c == nil {
+			if err != nil || start == nil {
 				break
 			}
-			if c.taken {
-				continue
-			}
 			starts.Go(func() error {
-				e.start(ctx, *c)
+				start()
 				return nil
 			})
 		}
