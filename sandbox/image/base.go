@@ -111,7 +111,7 @@ func playwrightTool() Tool {
 		commands: []string{
 			"ENV PLAYWRIGHT_BROWSERS_PATH=/opt/playwright",
 			"RUN npm install --global --no-fund --no-audit playwright@" + playwrightVersion +
-				" && playwright install --with-deps chromium && rm -rf /var/lib/apt/lists/* /root/.npm",
+				" && playwright install --with-deps chromium && rm -rf /var/lib/apt/lists/* && npm cache clean --force",
 		},
 		Without: "The agent cannot look at pages in a browser: npm install --global playwright, and playwright install chromium."}
 }
@@ -134,7 +134,7 @@ func Base() Recipe {
 	opencode := sandbox.Tools + "/opencode"
 	return Recipe{From: baseFrom, Commands: append(steps,
 		fmt.Sprintf("RUN mkdir -p %s %s %s && cd /tmp && tar -xzf \"$(npm pack --silent %s@%s)\" package/bin/opencode"+
-			" && echo \"%s  package/bin/opencode\" | sha256sum --check --strict && mv package/bin/opencode %s && chmod 755 %s && rm -rf /tmp/* /root/.npm",
+			" && echo \"%s  package/bin/opencode\" | sha256sum --check --strict && mv package/bin/opencode %s && chmod 755 %s && rm -rf /tmp/* && npm cache clean --force",
 			sandbox.Home, sandbox.Workspace, sandbox.Tools, build.pkg, OpenCodeVersion, build.sha256, opencode, opencode),
 		"ENV LANG=C.UTF-8",
 		"WORKDIR "+sandbox.Workspace,
