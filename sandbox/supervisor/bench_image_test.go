@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"sync"
 	"testing"
 	"time"
@@ -55,8 +56,8 @@ func BenchmarkFirstPromptWithNpm(b *testing.B) {
 	}
 	var without, with []time.Duration
 	for i := 0; b.Loop(); i++ {
-		without = append(without, p.firstCommand("plain"+itoa(i), p.newBox(), nil))
-		with = append(with, p.firstCommand("image"+itoa(i), p.newBox(), image))
+		without = append(without, p.firstCommand("plain"+strconv.Itoa(i), p.newBox(), nil))
+		with = append(with, p.firstCommand("image"+strconv.Itoa(i), p.newBox(), image))
 	}
 	b.ReportMetric(percentile(without, 0.5), "p50-ms-without-image")
 	b.ReportMetric(percentile(with, 0.5), "p50-ms-from-image")

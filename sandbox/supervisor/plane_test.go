@@ -14,7 +14,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -240,8 +239,6 @@ func (p *plane) modelRequests() int {
 	defer p.mu.Unlock()
 	return p.requests
 }
-
-func itoa(n int) string { return strconv.Itoa(n) }
 
 func (p *plane) saw(r *http.Request) {
 	p.mu.Lock()

@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -209,7 +210,7 @@ func TestAPromptFailsWithANamedReasonWhenTheAgentDiesAndTheNextOneWorks(t *testi
 	b.start()
 	p.printed("p1", "begun")
 	for _, pid := range descendants(processes(), b.cmd.Process.Pid) {
-		if exe, _ := os.Readlink("/proc/" + itoa(pid) + "/exe"); filepath.Base(exe) == "opencode" {
+		if exe, _ := os.Readlink("/proc/" + strconv.Itoa(pid) + "/exe"); filepath.Base(exe) == "opencode" {
 			_ = syscall.Kill(pid, syscall.SIGKILL)
 		}
 	}
@@ -241,7 +242,7 @@ func TestAModelThatDoesNotWorkFailsThePromptWithItsReason(t *testing.T) {
 		if c.fault != "" {
 			p.model.Inject(model.Fault{Kind: c.fault})
 		}
-		id := "p" + itoa(i)
+		id := "p" + strconv.Itoa(i)
 		p.prompt(id, "hello", "Alice")
 		end := p.settled(id)
 		if c.want == "" && end.Outcome != sandbox.OutcomeCompleted || c.want != "" && !strings.Contains(end.Reason, c.want) {
