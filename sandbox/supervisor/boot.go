@@ -64,7 +64,7 @@ func (s *supervisor) bootUp(ctx context.Context) {
 		}
 	}
 	if err == nil {
-		err = s.phase(sandbox.PhaseReady, func() (string, error) { return "", s.openSession(ctx) })
+		err = s.phase(sandbox.PhaseReady, func() (string, error) { return "", s.openFirstSession(ctx) })
 	}
 	if err != nil {
 		cancel()

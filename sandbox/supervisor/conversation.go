@@ -84,6 +84,21 @@ func (o *opencode) listen(first chan<- struct{}) {
 	}
 }
 
+// openFirstSession opens the session that the first prompt finds, of another
+// OpenCode if the one that was started has died: a spare's may have waited for
+// long.
+func (s *supervisor) openFirstSession(ctx context.Context) error {
+	err := s.openSession(ctx)
+	if err == nil || ctx.Err() != nil || !s.currentAgent().ends(time.Second) {
+		return err
+	}
+	s.cfg.Log.Warn("OpenCode is started again", "err", err)
+	if err := s.startAgent(ctx); err != nil {
+		return err
+	}
+	return s.openSession(ctx)
+}
+
 // openSession opens the event stream and the session, so that the first prompt
 // finds both.
 func (s *supervisor) openSession(ctx context.Context) error {

@@ -55,6 +55,19 @@ func (o *opencode) alive() bool {
 	}
 }
 
+// ends says whether OpenCode has ended, or does so soon: its connections break
+// before its end is known.
+func (o *opencode) ends(soon time.Duration) bool {
+	timer := time.NewTimer(soon)
+	defer timer.Stop()
+	select {
+	case <-o.exited:
+		return true
+	case <-timer.C:
+		return false
+	}
+}
+
 // launch starts OpenCode and returns when it answers. What it needs of the
 // working tree comes later, with the first request that names the directory.
 func launch(ctx context.Context, f *family, s agentSettings, log *slog.Logger) (*opencode, error) {

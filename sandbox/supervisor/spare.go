@@ -36,10 +36,7 @@ func (s *supervisor) waitForSession(ctx context.Context) error {
 	s.mu.Lock()
 	s.welcome = s.assignment
 	s.mu.Unlock()
-	if err := s.join(); err != nil || s.currentAgent().alive() {
-		return err
-	}
-	return s.phase(sandbox.PhaseAgent, func() (string, error) { return "", s.startAgent(ctx) })
+	return s.join()
 }
 
 // join makes the box the session's; its branch is still to be checked out.
