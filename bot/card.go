@@ -121,7 +121,7 @@ func (v cardView) details() (lines []string) {
 		}
 	case sessions.Running:
 		if v.Prompt.Carried {
-			return append([]string{"▸ moving to a fresh sandbox: the old one came to the end of its life"}, v.boot()...)
+			return append([]string{"▸ moving to a fresh sandbox: the old one had to end"}, v.boot()...)
 		}
 		lines = todoLines(v.Progress.todo)
 		lines = append(lines, "▸ "+v.Progress.doing())

@@ -25,9 +25,10 @@ type Orders interface {
 	Welcome(Welcome)
 	// Prompt comes once per id and boot.
 	Prompt(Prompt)
-	// Stop and Park may come again after a lost connection.
+	// Stop, Park and Vet may come again after a lost connection.
 	Stop(Stop)
 	Park(Park)
+	Vet(Vet)
 }
 
 // BridgeConfig says where a Bridge connects and as whom.
@@ -396,6 +397,8 @@ func (b *Bridge) receive(ctx context.Context, s *socket, orders Orders) error {
 			orders.Stop(*m.Stop)
 		case m.Park != nil:
 			orders.Park(*m.Park)
+		case m.Vet != nil:
+			orders.Vet(*m.Vet)
 		case m.Result != nil:
 			b.answer(*m.Result)
 		}

@@ -131,6 +131,7 @@ type worker struct {
 func (w *worker) Welcome(Welcome) {}
 func (w *worker) Stop(Stop)       {}
 func (w *worker) Park(Park)       {}
+func (w *worker) Vet(Vet)         {}
 func (w *worker) Prompt(p Prompt) {
 	w.mu.Lock()
 	w.got = append(w.got, p.ID)

@@ -119,9 +119,10 @@ type BodyNote struct {
 	Text string `json:"text"`
 }
 
-// BodyKept is what a supervisor that was given secrets (EnvSecrets) found of them
-// in home and workspace, before these are saved. Only if nothing was found and all
-// was looked at, they may be.
+// BodyKept is what a supervisor found in home and workspace of the secrets that it
+// was given (EnvSecrets), before these folders are saved. Only if nothing was found
+// and all was looked at, they may be. The event's prompt is that of the Vet that asked;
+// a box that parks says it for itself.
 type BodyKept struct {
 	Places    []KeptSecret `json:"places,omitempty"`
 	Omitted   int          `json:"omitted,omitempty"`   // places beyond these

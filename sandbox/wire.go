@@ -39,6 +39,7 @@ type Message struct {
 	Ack     *Ack     `json:"ack,omitempty"`
 	Result  *Result  `json:"result,omitempty"`
 	Park    *Park    `json:"park,omitempty"`
+	Vet     *Vet     `json:"vet,omitempty"`
 }
 
 // Hello opens the bridge.
@@ -191,4 +192,11 @@ type Ack struct {
 type Park struct {
 	Reason string `json:"reason"`
 	Carry  bool   `json:"carry,omitempty"` // what runs goes on in another box: OutcomeCarried
+}
+
+// Vet asks a supervisor that has been quiet since Prompt to look for secrets in its
+// files, which are about to be saved. It answers with a KindKept of that prompt, or
+// not at all if another one begins before it is done.
+type Vet struct {
+	Prompt string `json:"prompt"`
 }

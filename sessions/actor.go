@@ -48,7 +48,7 @@ func (a *actor) effect(ctx context.Context, t *tx, ev sandbox.Event, body json.R
 		return err
 	}
 	if ev.Kind == sandbox.KindKept {
-		return t.noteKept(ctx, s, body)
+		return t.noteKept(ctx, s, storable(ev.Prompt), body)
 	}
 	if ev.Kind == sandbox.KindPhase {
 		var phase sandbox.BodyPhase
@@ -234,7 +234,7 @@ func (a *actor) look(ctx context.Context) (situation, error) {
 	return now, nil
 }
 
-// act stops, sends again or delivers.
+// act stops, sends again, delivers, or has a quiet box looked through.
 func (a *actor) act(ctx context.Context, now situation) error {
 	if err := a.stopSettled(ctx, now.Running.String); err != nil {
 		return err
@@ -246,6 +246,8 @@ func (a *actor) act(ctx context.Context, now situation) error {
 		return a.sendUnsent(ctx, now.Running.String)
 	case now.Queued && now.State == SandboxReady && a.free():
 		return a.deliver(ctx)
+	case now.State == SandboxReady:
+		return a.askVet(ctx)
 	}
 	return nil
 }

@@ -36,6 +36,7 @@ type actor struct {
 	parts   *parts
 	arrived chan sandbox.Message // events and deltas, in order
 	unsent  string               // the running prompt, if the boot never got it; read and written by who has the turn
+	vetted  string               // the last prompt after which it was seen to that secrets are looked for; likewise
 	wake    chan struct{}
 
 	// turn is held while a prompt's end or its beginning is committed and while the
@@ -45,6 +46,7 @@ type actor struct {
 	mu        sync.Mutex
 	unsettled map[string]time.Time // prompts that the boot knows and has not settled; when it was last told to stop
 	parking   bool                 // events are stored but not acknowledged: see park
+	quiet     string               // as the last heartbeat that was written said
 	noted     chan struct{}        // receives when a parking box has said its last
 }
 
@@ -148,6 +150,9 @@ func (a *actor) live(ctx context.Context, beats <-chan sandbox.Heartbeat) error 
 			if held, err := affected(res); err != nil || !held {
 				return errors.Join(err, errLeaseLost)
 			}
+			a.mu.Lock()
+			a.quiet = h.Quiet
+			a.mu.Unlock()
 			if err := a.e.transact(ctx, func(t *tx) error { return t.charge(ctx, a.session) }); err != nil {
 				return err
 			}

@@ -7,8 +7,8 @@ import (
 	"openinspect/sandbox"
 )
 
-// A request whose box ends as planned, because its longest lifetime is over, is
-// carried over: it stays the one running request of its session, without a boot,
+// A request whose box ends as planned, because its longest lifetime is over or
+// because nothing shall be left running without a control plane, is carried over: it stays the one running request of its session, without a boot,
 // until the next box is ready.
 //
 //	running in boot A ──> running in none ──> running in boot B
@@ -29,7 +29,7 @@ func (a *actor) carryOver(ctx context.Context, t *tx, s Session, prompt string, 
 	}
 	text := ""
 	if report.Begun {
-		text = "The sandbox in which you worked on this request came to the end of its lifetime. This is a new one: files, commits and " +
+		text = "The sandbox in which you worked on this request had to end. This is a new one: files, commits and " +
 			"this conversation are as you left them, but no process that you started runs any more. Look at what is done, and go on " +
 			"where you stopped; do not begin again. The request was:\n\n" + p.Text
 	}

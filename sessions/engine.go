@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"sync/atomic"
 	"time"
 
 	"github.com/jmoiron/sqlx"
@@ -119,6 +120,8 @@ type Engine struct {
 	hub   *hub
 	tempo tempo
 	gossip
+
+	leaving atomic.Bool // no sandbox is started any more: see ParkAll
 }
 
 // tempo is how often the engine looks and how long it waits. Tests shorten it.

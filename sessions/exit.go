@@ -13,7 +13,8 @@ import (
 // EndStarting ends the boxes that ParkAll could not park, because they are still
 // being prepared or speak to nobody, spares and those of builds, after Run has
 // ended. What continued a saved filesystem is parked; of all others nothing is kept.
-// Sessions' boxes and spares that another replica works on are left to it.
+// Boxes that another replica works on are left to it, and those that this database
+// does not know to whomever they belong to.
 func (e *Engine) EndStarting(ctx context.Context) error {
 	for info, err := range e.cfg.Provider.List(ctx, nil) {
 		if err != nil {
@@ -22,7 +23,7 @@ func (e *Engine) EndStarting(ctx context.Context) error {
 		if spare := info.Tags[tagSpare]; spare != "" {
 			err = e.endStartingSpare(ctx, spare, info.ID)
 		} else if info.Tags[TagBuild] != "" {
-			err = e.killBox(ctx, info.ID) // nobody continues it; the build is begun again
+			err = e.endStartingBuild(ctx, info)
 		} else if generation, bad := strconv.ParseInt(info.Tags[tagEpoch], 10, 64); bad == nil { // else it is no session's
 			err = e.endStarting(ctx, info.Tags[tagSession], generation, info.ID)
 		}
@@ -90,6 +91,26 @@ func (e *Engine) endStartingSpare(ctx context.Context, spare, box string) error 
 		return err
 	}
 	return e.killBox(ctx, box)
+}
+
+// endStartingBuild ends the box of a build, unless another replica builds in it:
+// nobody continues a build, it is begun again in another box.
+func (e *Engine) endStartingBuild(ctx context.Context, box sandbox.Info) error {
+	epoch, bad := strconv.ParseInt(box.Tags[tagBuildEpoch], 10, 64)
+	if bad != nil {
+		return nil
+	}
+	var ours bool
+	err := e.db.GetContext(ctx, &ours, `select exists (select from images where id = $1
+		and (epoch > $2 or state not in ('building', 'saving') or holder in ('', $3) or held_until < now()))`,
+		box.Tags[TagBuild], epoch, e.cfg.Replica)
+	if err != nil {
+		return fmt.Errorf("looking up the build %s: %w", box.Tags[TagBuild], err)
+	}
+	if !ours {
+		return nil
+	}
+	return e.killBox(ctx, box.ID)
 }
 
 // killBox ends a box of which nothing is kept.

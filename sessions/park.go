@@ -40,13 +40,15 @@ func (t *tx) announceParking(ctx context.Context, sessions []string) error {
 }
 
 // ParkAll parks the sandboxes whose bridges this replica holds, and waits until
-// they are parked. What runs in them fails with the reason, and what it did so
-// far is kept.
+// they are parked. What runs in them is carried over: it goes on when another
+// replica, or the next control plane, has started the next sandbox. This one starts
+// none from now on.
 func (e *Engine) ParkAll(ctx context.Context) error {
+	e.leaving.Store(true)
 	var asked []string
 	err := e.transact(ctx, func(t *tx) error {
 		err := t.SelectContext(ctx, &asked, `
-			update sandboxes set state = 'parking', state_at = now(), reason = 'the control plane was stopped'
+			update sandboxes set state = 'parking', state_at = now(), reason = 'the control plane was stopped', carry = true
 			where state = 'ready' and holder = $1 returning session_id`, e.cfg.Replica)
 		if err != nil {
 			return fmt.Errorf("parking all sandboxes: %w", err)

@@ -69,6 +69,7 @@ func (p *talkingPeer) Prompt(prompt sandbox.Prompt) {
 
 func (*talkingPeer) Stop(sandbox.Stop) {}
 func (*talkingPeer) Park(sandbox.Park) {}
+func (*talkingPeer) Vet(sandbox.Vet)   {}
 
 // distant is a provider whose boxes are bridges of the other process.
 type distant struct {

@@ -245,6 +245,7 @@ func (o silentOrders) Welcome(sandbox.Welcome) {
 func (silentOrders) Prompt(sandbox.Prompt) {}
 func (silentOrders) Stop(sandbox.Stop)     {}
 func (silentOrders) Park(sandbox.Park)     {}
+func (silentOrders) Vet(sandbox.Vet)       {}
 
 func TestOneHolderOfALeaseAtATime(t *testing.T) {
 	t.Parallel()

@@ -57,10 +57,11 @@ func (e *Engine) takeSnapshots(ctx context.Context) error {
 
 // snapshotClaim is the right to have a box saved.
 type snapshotClaim struct {
-	Session    string `db:"session_id"`
-	Box        string `db:"box"`
-	Generation int64  `db:"generation"`
-	Prompt     string `db:"quiet_prompt"`
+	Session    string       `db:"session_id"`
+	Box        string       `db:"box"`
+	Generation int64        `db:"generation"`
+	Prompt     string       `db:"quiet_prompt"`
+	KeptAt     sql.NullTime `db:"kept_at"` // when it was looked for secrets
 	row        int64
 }
 
@@ -70,6 +71,13 @@ const stillQuiet = `b.quiet_prompt = (select p.id from prompts p where p.session
 	order by p.started_at desc limit 1)
 	and not exists (select from prompts p where p.session_id = b.session_id and p.state = 'running')`
 
+// toBeSaved is the condition that the sandbox b of the session s has been quiet for $1
+// seconds after a prompt of which no snapshot was tried.
+const toBeSaved = `b.state = 'ready' and b.box <> '' and b.quiet_prompt not in ('', b.snapped_prompt) and s.state = 'open'
+	and b.quiet_at <= now() - make_interval(secs => $1) and ` + stillQuiet + `
+	and not exists (select from prompts p where p.session_id = b.session_id and p.state = 'queued')
+	and not exists (select from saved v where v.session_id = b.session_id and v.state = 'saving')`
+
 // claimSnapshot claims the box that has been quiet for longest, or returns nil.
 func (e *Engine) claimSnapshot(ctx context.Context) (*snapshotClaim, error) {
 	var c *snapshotClaim
@@ -77,11 +85,8 @@ func (e *Engine) claimSnapshot(ctx context.Context) (*snapshotClaim, error) {
 		var next snapshotClaim
 		c = nil
 		err := t.GetContext(ctx, &next, `
-			select b.session_id, b.box, b.generation, b.quiet_prompt from sandboxes b join sessions s on s.id = b.session_id
-			where b.state = 'ready' and b.box <> '' and b.quiet_prompt not in ('', b.snapped_prompt) and s.state = 'open'
-				and b.quiet_at <= now() - make_interval(secs => $1) and `+stillQuiet+`
-				and not exists (select from prompts p where p.session_id = b.session_id and p.state = 'queued')
-				and not exists (select from saved v where v.session_id = b.session_id and v.state = 'saving')
+			select b.session_id, b.box, b.generation, b.quiet_prompt, b.kept_at from sandboxes b join sessions s on s.id = b.session_id
+			where `+toBeSaved+` and case when `+lookedAt+` then b.kept = '' else not `+hasSecrets+` end
 			order by b.quiet_at limit 1 for no key update of b skip locked`, seconds(e.cfg.SnapshotAfter))
 		if errors.Is(err, sql.ErrNoRows) {
 			return nil
@@ -113,21 +118,14 @@ func (e *Engine) snapshot(ctx context.Context, c snapshotClaim) {
 	} else {
 		err = errors.Join(err, e.dropSaved(ctx, c.row, ""))
 	}
-	if err != nil && ctx.Err() == nil && !errors.Is(err, errNotVetted) {
+	if err != nil && ctx.Err() == nil {
 		e.log.Warn("a sandbox was not saved; it is tried after the next request", "session", c.Session, "err", e.scrub.text(err.Error()))
 	}
 }
 
-// errNotVetted: a sandbox that has secrets looks for them in its files when it parks,
-// because OpenCode may not run meanwhile. Before that they are not saved.
-var errNotVetted = errors.New("the sandbox has secrets, and did not look for them in its files")
-
 func (e *Engine) askSnapshot(ctx context.Context, c snapshotClaim) (sandbox.Ref, error) {
 	ctx, cancel := context.WithTimeout(ctx, e.tempo.snapshot)
 	defer cancel()
-	if why, err := e.maySave(ctx, c.Session); err != nil || why != "" {
-		return "", errors.Join(err, errNotVetted)
-	}
 	box, err := e.cfg.Provider.Attach(ctx, c.Box)
 	if err != nil {
 		return "", err
@@ -135,16 +133,17 @@ func (e *Engine) askSnapshot(ctx context.Context, c snapshotClaim) (sandbox.Ref,
 	return box.Snapshot(ctx, sandbox.KeepSession)
 }
 
-// recordSnapshot keeps the snapshot if nothing ran while it was taken. The box may
-// have ended meanwhile; once it is parked, or another one has been started, there
-// is something newer.
+// recordSnapshot keeps the snapshot if nothing ran while it was taken, and nobody
+// looked for secrets, which may change files. The box may have ended meanwhile; once
+// it is parked, or another one has been started, there is something newer.
 func (e *Engine) recordSnapshot(ctx context.Context, c snapshotClaim, ref sandbox.Ref) error {
 	kept := false
 	err := e.transact(ctx, func(t *tx) error {
 		kept = false
 		var one int
-		err := t.GetContext(ctx, &one, `select 1 from sandboxes b where b.session_id = $1 and b.generation = $2 and b.quiet_prompt = $3
-			and b.state in ('ready', 'parking', 'lost') for no key update`, c.Session, c.Generation, c.Prompt)
+		err := t.GetContext(ctx, &one, `select 1 from sandboxes b join sessions s on s.id = b.session_id where b.session_id = $1 and b.generation = $2 and b.quiet_prompt = $3
+			and (b.kept_at is not distinct from $4 or not `+hasSecrets+`) and b.state in ('ready', 'parking', 'lost') for no key update of b`,
+			c.Session, c.Generation, c.Prompt, c.KeptAt)
 		if errors.Is(err, sql.ErrNoRows) {
 			return nil
 		}

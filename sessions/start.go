@@ -57,7 +57,7 @@ func (e *Engine) startClaimed(ctx context.Context, atOnce int, claim func() (sta
 	defer func() { _ = starts.Wait() }() // they return no errors
 	starts.SetLimit(atOnce)
 	for {
-		for ctx.Err() == nil {
+		for ctx.Err() == nil && !e.leaving.Load() {
 			start, err := claim()
 			if err != nil && ctx.Err() == nil {
 				e.log.Warn("claiming a sandbox to start", "err", err)

@@ -132,13 +132,14 @@ func bodyShape[T any](name string) shape {
 	}
 }
 
-// shapeKept shows which secrets are in the sandbox's files, if any are.
+// shapeKept shows which secrets are in the sandbox's files, if any are. The newest
+// look counts.
 func shapeKept(_ *rowRenderer, _ context.Context, ev sessions.Event, v *rowView) (string, error) {
 	body, err := decode[sandbox.BodyKept](ev)
 	if err != nil || body.Clean() {
 		return "", err
 	}
-	v.Body = body
+	v.Key, v.Open, v.Body = "kept", true, body
 	return "row-kept", nil
 }
 

@@ -236,7 +236,7 @@ func (s *supervisor) park(ctx context.Context) error {
 		agent.becomeIdle(ctx)
 		agent.kill()
 	}
-	s.reportKept(ctx)
+	s.bridge.Event(sandbox.KindKept, "", s.lookForSecrets(ctx, nil))
 	if err := writeFile(filepath.Join(s.state, cleanMark), nil); err != nil {
 		s.cfg.Log.Warn("the orderly end cannot be marked", "err", err)
 	}

@@ -89,7 +89,7 @@ func (s *supervisor) makeReady(ctx context.Context, log *os.File) (sandbox.Prepa
 // refuseSecrets fails if a secret's value is in the files: an image is kept, and
 // sessions get the secrets that are set when they begin.
 func (s *supervisor) refuseSecrets(ctx context.Context) error {
-	found, err := s.secretsKept(ctx)
+	found, err := s.secretsKept(ctx, nil)
 	if err != nil {
 		return err
 	}

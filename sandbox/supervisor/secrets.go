@@ -28,32 +28,82 @@ const secretsWait = 60 * time.Second
 // mostKept is how many places a report names.
 const mostKept = 20
 
-// reportKept says what of the secrets is in the files that are about to be saved,
-// if there are any secrets.
-func (s *supervisor) reportKept(ctx context.Context) {
-	if s.vault.empty() {
+// vetting is a look for secrets while the box is quiet.
+type vetting struct {
+	asked  string // the prompt after which one is asked for; empty: none is
+	cancel func() // ends the one that goes on; nil: none does
+}
+
+// giveUp ends the look that goes on: something is to be done that does not wait for it.
+func (v *vetting) giveUp() {
+	if v.cancel != nil {
+		v.cancel()
+	}
+}
+
+// vet looks for secrets if that was asked for after the prompt that ran last, and
+// says what it found. A prompt that comes meanwhile takes precedence, and nothing
+// is said.
+func (s *supervisor) vet(ctx context.Context) {
+	looking, cancel := context.WithCancel(ctx)
+	defer cancel()
+	s.mu.Lock()
+	prompt := s.vetting.asked
+	s.vetting.asked = ""
+	if prompt == "" || !s.quietSince(prompt) {
+		s.mu.Unlock()
 		return
 	}
-	found, err := s.secretsKept(ctx)
+	s.vetting.cancel = cancel
+	s.mu.Unlock()
+	body := s.lookForSecrets(looking, func() {
+		if err := s.ensureAgent(ctx, s.welcome.Model); err != nil && ctx.Err() == nil {
+			s.cfg.Log.Error("OpenCode does not start again", "err", err)
+		}
+	})
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.vetting.cancel = nil
+	if looking.Err() == nil {
+		s.bridge.Event(sandbox.KindKept, prompt, body)
+	}
+}
+
+// quietSince says whether nothing has been asked of the box since the prompt. s.mu is held.
+func (s *supervisor) quietSince(prompt string) bool {
+	return s.quiet == prompt && len(s.queue) == 0 && s.parkReason == ""
+}
+
+// lookForSecrets says what of the secrets is in the files that are about to be saved.
+// resume, if any, is called when OpenCode, which may have been ended, may run again.
+func (s *supervisor) lookForSecrets(ctx context.Context, resume func()) sandbox.BodyKept {
+	found, err := s.secretsKept(ctx, resume)
 	var body sandbox.BodyKept
 	body.Places, body.Omitted = capped(found, mostKept)
 	if err != nil {
-		s.cfg.Log.Warn("secrets were not looked for everywhere", "err", err)
+		if !errors.Is(ctx.Err(), context.Canceled) {
+			s.cfg.Log.Warn("secrets were not looked for everywhere", "err", err)
+		}
 		body.Unchecked = sentence(err)
 	}
-	s.bridge.Event(sandbox.KindKept, "", body)
+	return body
 }
 
 // secretsKept returns where in home and workspace values of the repository's
-// secrets are. It is called while no prompt runs. An error says that not everything
-// could be looked at.
-func (s *supervisor) secretsKept(ctx context.Context) ([]sandbox.KeptSecret, error) {
+// secrets are. It is called while no prompt runs; OpenCode may, and is ended if its
+// database has to be cleaned, until resume. An error says that not everything could
+// be looked at.
+func (s *supervisor) secretsKept(ctx context.Context, resume func()) ([]sandbox.KeptSecret, error) {
 	if s.vault.empty() {
 		return nil, nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, secretsWait)
 	defer cancel()
-	if err := s.cleanConversation(ctx); err != nil {
+	err := s.cleanConversation(ctx)
+	if resume != nil {
+		resume()
+	}
+	if err != nil {
 		return nil, err
 	}
 	found, err := s.vault.scan(ctx, s.cfg.Home, s.cfg.Workspace)
@@ -86,7 +136,10 @@ func (v *vault) rewrite(path string) error {
 	if err != nil {
 		return err
 	}
-	clean, _ := v.matcher.replace(data)
+	clean, changed := v.matcher.replace(data)
+	if !changed {
+		return errors.New("the secret is not in the file as it is")
+	}
 	return os.WriteFile(path, clean, 0o600) // which keeps the mode of a file that is there
 }
 
@@ -159,7 +212,9 @@ db.close()
 )
 
 // cleanConversation takes secrets out of OpenCode's database and of the copy of it.
-// OpenCode is idle or has ended.
+// To look for them does not disturb an OpenCode that is idle: SQLite lets several
+// processes read. Before anything is changed OpenCode is ended, because it may have
+// it in memory too.
 func (s *supervisor) cleanConversation(ctx context.Context) error {
 	live := filepath.Join(s.cfg.Home, database)
 	if _, err := os.Stat(live); errors.Is(err, fs.ErrNotExist) {
@@ -175,6 +230,7 @@ func (s *supervisor) cleanConversation(ctx context.Context) error {
 	if !dirty {
 		return nil
 	}
+	s.currentAgent().kill()
 	var forms []string
 	for _, value := range s.vault.secrets {
 		forms = append(forms, sandbox.SecretForms(value)...)

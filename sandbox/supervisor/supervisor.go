@@ -86,7 +86,7 @@ type supervisor struct {
 	welcomed chan struct{} // closed when welcome is valid
 	assigned chan struct{} // closed when a spare's assignment is valid
 	parking  chan struct{} // closed when the box shall end
-	wake     chan struct{} // the queue is not empty
+	wake     chan struct{} // the queue is not empty, or secrets are to be looked for
 
 	mu         sync.Mutex
 	welcome    sandbox.Welcome // after the first one, written by the boot alone
@@ -96,6 +96,7 @@ type supervisor struct {
 	quiet      string  // the prompt that ran last, while nothing runs and its work is in order on the disk
 	queue      []*turn // oldest first; the first one may be running
 	running    *turn
+	vetting    vetting
 
 	gate gate
 
@@ -223,6 +224,7 @@ func (s *supervisor) work(ctx, lines context.Context) error {
 			}
 		}
 		s.bridge.Beat()
+		s.vet(ctx)
 	}
 }
 
@@ -312,10 +314,24 @@ func (o orders) Prompt(p sandbox.Prompt) {
 	o.s.mu.Lock()
 	defer o.s.mu.Unlock()
 	o.s.queue = append(o.s.queue, newTurn(p, o.s.bridge))
+	o.s.vetting.giveUp()
+	o.s.poke()
+}
+
+// poke wakes the goroutine that works.
+func (s *supervisor) poke() {
 	select {
-	case o.s.wake <- struct{}{}:
+	case s.wake <- struct{}{}:
 	default:
 	}
+}
+
+// Vet asks for a look for secrets.
+func (o orders) Vet(v sandbox.Vet) {
+	o.s.mu.Lock()
+	defer o.s.mu.Unlock()
+	o.s.vetting.asked = v.Prompt
+	o.s.poke()
 }
 
 // Stop settles the prompt at once, whether it runs or waits (I12). Whoever runs
@@ -348,6 +364,7 @@ func (o orders) Park(p sandbox.Park) {
 		o.s.parkReason = "it is being parked"
 	}
 	o.s.carry = p.Carry
+	o.s.vetting.giveUp()
 	switch t := o.s.running; {
 	case t != nil && p.Carry:
 		t.carry()

@@ -40,9 +40,12 @@ type Provider struct {
 	Prepare func(ctx context.Context, b *Box, c sandbox.Cmd) (int, error)
 	// Save is called before a box is saved; an error is Snapshot's.
 	Save func(ctx context.Context, b *Box) error
-	// Kept is what a box that has secrets says of them before it is parked; nil: it
+	// Kept is what a box that has secrets says of them before it is saved; nil: it
 	// says nothing.
 	Kept *sandbox.BodyKept
+	// Vetting, if set, is called when a box is asked to look for secrets before a
+	// snapshot; it may hold the answer up.
+	Vetting func(ctx context.Context, b *Box)
 	// Served is where ports of boxes are, each as a URL; others are not open.
 	Served map[int]string
 	// Lifetime is the longest life of a box; 0: no limit.

@@ -139,14 +139,36 @@ func (s *supervisor) Park(p sandbox.Park) {
 	s.mu.Unlock()
 	go func() {
 		idle.Wait()
-		if s.box.spec.Env[sandbox.EnvSecrets] != "" && s.box.provider.Kept != nil {
-			s.bridge.Event(sandbox.KindKept, "", *s.box.provider.Kept)
-		}
+		s.reportKept("")
 		s.bridge.Event(sandbox.KindNote, "", sandbox.BodyNote{Text: "The sandbox is parked."})
 		if s.bridge.Flush(s.ctx) == nil {
 			s.box.end()
 		}
 	}()
+}
+
+// Vet implements sandbox.Orders: what is found is said, unless another prompt came first.
+func (s *supervisor) Vet(v sandbox.Vet) {
+	s.work.Go(func() {
+		if s.box.provider.Vetting != nil {
+			s.box.provider.Vetting(s.ctx, s.box)
+		}
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if s.quiet == v.Prompt {
+			s.reportKept(v.Prompt)
+		}
+	})
+}
+
+// reportKept says what of the secrets is in the files; without any there is nothing.
+func (s *supervisor) reportKept(prompt string) {
+	switch kept := s.box.provider.Kept; {
+	case s.box.spec.Env[sandbox.EnvSecrets] == "":
+		s.bridge.Event(sandbox.KindKept, prompt, sandbox.BodyKept{})
+	case kept != nil:
+		s.bridge.Event(sandbox.KindKept, prompt, *kept)
+	}
 }
 
 // idle waits until no prompt runs.
