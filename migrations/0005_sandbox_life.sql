@@ -31,7 +31,8 @@ alter table sandboxes
     add carry    boolean not null default false,      -- parking: what runs goes on in the next box
     add quiet_prompt text not null default '',        -- all work of this prompt is in order on the disk, and nothing runs
     add quiet_at timestamptz,                         -- since when
-    add snapped_prompt text not null default '';      -- the last such prompt of which a snapshot was tried
+    add snapped_prompt text not null default '',      -- the last such prompt of which a snapshot was tried
+    add snap_soon boolean not null default false;     -- that one was worth nothing: the next one is taken at once
 
 -- A running prompt without a boot is between two boxes. continuation is what its
 -- next boot is told instead of the text; since is the commit that it began from.

@@ -20,8 +20,12 @@ const snapshotsAtOnce = 3
 // prompt that began has changed something: the conversation, if nothing else.
 //
 // A prompt does not wait for a snapshot. One that begins while it is taken makes it
-// worthless, because half of what the prompt writes may be in it; it is deleted,
-// and the next one is taken after that prompt.
+// worthless: it is deleted, and the next one is taken as soon as that prompt has
+// ended. No provider promises that what it saves is the disk at one moment; of a
+// repository that is written meanwhile a branch may be saved and not the commit that
+// it names, and of the conversation half a copy. A secret that the prompt writes would
+// be in it as well. So a session whose pauses are all shorter than its provider needs
+// has no snapshot until it pauses; its work is pushed after each prompt all the same.
 func (e *Engine) takeSnapshots(ctx context.Context) error {
 	if e.cfg.SnapshotAfter < 0 {
 		return nil
@@ -74,7 +78,7 @@ const stillQuiet = `b.quiet_prompt = (select p.id from prompts p where p.session
 // toBeSaved is the condition that the sandbox b of the session s has been quiet for $1
 // seconds after a prompt of which no snapshot was tried.
 const toBeSaved = `b.state = 'ready' and b.box <> '' and b.quiet_prompt not in ('', b.snapped_prompt) and s.state = 'open'
-	and b.quiet_at <= now() - make_interval(secs => $1) and ` + stillQuiet + `
+	and (b.snap_soon or b.quiet_at <= now() - make_interval(secs => $1)) and ` + stillQuiet + `
 	and not exists (select from prompts p where p.session_id = b.session_id and p.state = 'queued')
 	and not exists (select from saved v where v.session_id = b.session_id and v.state = 'saving')`
 
@@ -158,10 +162,22 @@ func (e *Engine) recordSnapshot(ctx context.Context, c snapshotClaim, ref sandbo
 			return err
 		}
 		kept = true
+		if err := t.snapSoon(ctx, c, false); err != nil {
+			return err
+		}
 		return t.keep(ctx, c.Session, keeping{row: c.row, ref: ref})
 	})
 	if err == nil && !kept {
-		err = e.dropSaved(ctx, c.row, ref)
+		err = errors.Join(e.dropSaved(ctx, c.row, ref), e.transact(ctx, func(t *tx) error { return t.snapSoon(ctx, c, true) }))
 	}
 	return err
+}
+
+// snapSoon notes whether the box's next snapshot is to be taken without a wait.
+func (t *tx) snapSoon(ctx context.Context, c snapshotClaim, soon bool) error {
+	_, err := t.ExecContext(ctx, `update sandboxes set snap_soon = $3 where session_id = $1 and generation = $2`, c.Session, c.Generation, soon)
+	if err != nil {
+		return fmt.Errorf("noting when %s is saved next: %w", c.Session, err)
+	}
+	return nil
 }

@@ -145,6 +145,42 @@ func TestARequestDoesNotWaitForASnapshotThatHangs(t *testing.T) {
 	}
 }
 
+// Who asks for something all the time leaves no pause as long as the one before a
+// snapshot.
+func TestAfterASnapshotThatARequestCutOffTheNextIsTakenAtOnce(t *testing.T) {
+	t.Parallel()
+	w, e, began, leave := world(t, func(c *sessions.Config) { c.SnapshotAfter = time.Hour })
+	h := newHanging("snapshot", false)
+	w.Provider.Interfere(h.interfere)
+	alice := w.Person(e, "Alice")
+	first := w.Ask(e, alice.ID, "1.0", "acme/greeter: one")
+	heard(t, began)
+	leave <- struct{}{}
+	ended(t, e, first.Prompt.ID)
+	sessionstest.Eventually(t, "it has been quiet for long", func() bool {
+		res, err := w.DB.Exec(`update sandboxes set quiet_at = now() - interval '2 hours' where quiet_prompt = $1`, first.Prompt.ID)
+		if err != nil {
+			t.Fatal(err)
+		}
+		n, err := res.RowsAffected()
+		return err == nil && n == 1
+	})
+	h.await(t)
+	second := w.Ask(e, alice.ID, "1.0", "two")
+	heard(t, began)
+	close(h.let)
+	leave <- struct{}{}
+	ended(t, e, second.Prompt.ID)
+	snapped(t, w, second.Prompt.ID)
+	third := w.Ask(e, alice.ID, "1.0", "three")
+	close(leave)
+	ended(t, e, third.Prompt.ID)
+	var soon bool
+	if err := w.DB.Get(&soon, `select snap_soon from sandboxes`); err != nil || soon {
+		t.Errorf("after one that is kept the next is taken at once too (%v)", err)
+	}
+}
+
 func TestASnapshotThatFailsIsTriedAgainAfterTheNextRequest(t *testing.T) {
 	t.Parallel()
 	w := sessionstest.New(t)

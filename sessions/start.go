@@ -206,7 +206,7 @@ func (e *Engine) newGeneration(ctx context.Context, t *tx, next candidate) (*cla
 	err = t.GetContext(ctx, &c.generation, `
 		update sandboxes set epoch = epoch + 1, generation = epoch + 1, state = 'starting', state_at = now(), claimed_at = now(),
 			reason = '', token_hash = $2, box = '', spare = '', wanted_until = null, boot = '', phase = '', born_at = null, heartbeat_at = null, looked_at = null,
-			busy = false, carry = false, quiet_prompt = '', quiet_at = null, snapped_prompt = '', retry_at = null,
+			busy = false, carry = false, quiet_prompt = '', quiet_at = null, snapped_prompt = '', snap_soon = false, retry_at = null,
 			holder = $3, held_until = now() + make_interval(secs => $4), image = $5
 		where session_id = $1 returning generation`,
 		next.Session, hashOf(c.token), e.cfg.Replica, seconds(e.tempo.lease), c.image.ID)

@@ -220,7 +220,7 @@ func (s *supervisor) cleanConversation(ctx context.Context) error {
 	if _, err := os.Stat(live); errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
-	dirty, err := s.vault.inFiles(live, live+"-wal", filepath.Join(s.copyDir(), "db"), filepath.Join(s.copyDir(), "db-wal"))
+	dirty, err := s.vault.inFiles(ctx, live, live+"-wal", filepath.Join(s.copyDir(), "db"), filepath.Join(s.copyDir(), "db-wal"))
 	if err == nil && !dirty {
 		dirty, err = s.inConversation(ctx, live)
 	}
@@ -243,7 +243,7 @@ func (s *supervisor) cleanConversation(ctx context.Context) error {
 }
 
 // inFiles says whether a secret is in one of the files, if it is there.
-func (v *vault) inFiles(paths ...string) (bool, error) {
+func (v *vault) inFiles(ctx context.Context, paths ...string) (bool, error) {
 	buf := make([]byte, 256<<10+2*v.matcher.longest)
 	for _, path := range paths {
 		f, err := os.Open(path)
@@ -253,7 +253,7 @@ func (v *vault) inFiles(paths ...string) (bool, error) {
 		if err != nil {
 			return false, err
 		}
-		secret, err := v.matcher.search(f, buf)
+		secret, err := v.matcher.search(interruptible{ctx, f}, buf)
 		f.Close()
 		if err != nil || secret != "" {
 			return secret != "", err

@@ -157,8 +157,10 @@ func (s *scan) read(ctx context.Context, from <-chan []string) error {
 			if ctx.Err() != nil {
 				return ctx.Err()
 			}
-			secret, object, err := s.look(path, buf)
+			secret, object, err := s.look(ctx, path, buf)
 			switch {
+			case ctx.Err() != nil:
+				return ctx.Err()
 			case errors.Is(err, fs.ErrNotExist):
 			case err != nil:
 				s.cannotRead(path)
@@ -196,7 +198,7 @@ var looseObject = regexp.MustCompile(`/objects/([0-9a-f]{2})/([0-9a-f]{38,62})$`
 
 // look returns which secret is in a file's name, in its content or in where it
 // links to, if it was changed since the last look.
-func (s *scan) look(path string, buf []byte) (secret, object string, err error) {
+func (s *scan) look(ctx context.Context, path string, buf []byte) (secret, object string, err error) {
 	var info unix.Stat_t
 	if err := unix.Lstat(path, &info); err != nil {
 		return "", "", &fs.PathError{Op: "lstat", Path: path, Err: err}
@@ -233,11 +235,25 @@ func (s *scan) look(path string, buf []byte) (secret, object string, err error) 
 			return "", "", err
 		}
 	}
-	secret, err = m.search(r, buf)
+	secret, err = m.search(interruptible{ctx, r}, buf)
 	if errors.Is(err, zlib.ErrChecksum) || errors.Is(err, zlib.ErrHeader) || errors.Is(err, io.ErrUnexpectedEOF) {
 		err = nil // a damaged object: what could be read of it was
 	}
 	return secret, object, err
+}
+
+// interruptible reads until ctx ends.
+type interruptible struct {
+	ctx context.Context
+	r   io.Reader
+}
+
+// Read implements io.Reader.
+func (i interruptible) Read(p []byte) (int, error) {
+	if err := i.ctx.Err(); err != nil {
+		return 0, err
+	}
+	return i.r.Read(p)
 }
 
 // openUnread opens a file, one of ours that nobody may read for a moment too.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/base64"
+	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -137,6 +138,37 @@ func TestALookThatCannotSeeEverythingSaysSo(t *testing.T) {
 	}
 	if _, err := v.scan(ctx, dir); err == nil || !v.checked.IsZero() {
 		t.Errorf("a look that was broken off passes as one that found nothing (%v)", err)
+	}
+}
+
+// A file that takes minutes to look through does not hold up what ends the look.
+func TestALookAtAHugeFileCanBeGivenUp(t *testing.T) {
+	t.Parallel()
+	v := newVault([]string{"KEY=a-secret-value", sandbox.EnvSecrets + "=KEY"})
+	dir := t.TempDir()
+	huge := filepath.Join(dir, "huge")
+	if err := os.WriteFile(huge, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(huge, 1<<40); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 100*time.Millisecond)
+	defer cancel()
+	ended := make(chan error, 1)
+	go func() {
+		_, err := v.scan(ctx, dir)
+		ended <- err
+	}()
+	select {
+	case err := <-ended:
+		if !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("the look ended with %v", err)
+		}
+	case <-time.After(30 * time.Second):
+		os.Truncate(huge, 0)
+		<-ended
+		t.Error("the look goes on")
 	}
 }
 
