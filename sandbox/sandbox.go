@@ -134,6 +134,15 @@ type Lister interface {
 	ListSaved(ctx context.Context) iter.Seq2[Saved, error]
 }
 
+// Salvager is a Lister that still has the files of a box that ended by itself, for a
+// while.
+type Salvager interface {
+	Lister
+	// Salvage saves what such a box left as Park would have, or fails with ErrGone.
+	// What it saved and could not say any more is found by ListSaved.
+	Salvage(ctx context.Context, box string) (Ref, error)
+}
+
 // Saved is a filesystem that a provider keeps.
 type Saved struct {
 	Ref    Ref

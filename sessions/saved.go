@@ -155,37 +155,82 @@ func (e *Engine) parkSafely(ctx context.Context, row int64, box sandbox.Box) (sa
 	return ref, box.Kill(ctx)
 }
 
-// leftBy finds what an earlier attempt to park a box saved of it and did not
-// record. Without any, the session continues from what it had.
+// leftBy finds what an earlier attempt to save a box that is gone saved of it and did
+// not record, or else has its provider save what the box left. Without any, the
+// session continues from what it had.
 func (e *Engine) leftBy(ctx context.Context, session, box string) (keeping, error) {
-	var left struct {
+	var left keeping
+	var tried struct {
 		Row int64       `db:"id"`
 		Ref sandbox.Ref `db:"ref"`
 	}
-	err := e.db.GetContext(ctx, &left, `select id, ref from saved where session_id = $1 and box = $2 and kind = 'park' and state = 'saving'
+	err := e.db.GetContext(ctx, &tried, `select id, ref from saved where session_id = $1 and box = $2 and kind = 'park' and state = 'saving'
 		order by ref <> '' desc, id desc limit 1`, session, box)
-	if errors.Is(err, sql.ErrNoRows) {
-		return keeping{}, nil
+	if err != nil && !errors.Is(err, sql.ErrNoRows) {
+		return left, fmt.Errorf("reading what the box of %s left: %w", session, err)
 	}
-	if err != nil {
-		return keeping{}, fmt.Errorf("reading what the box of %s left: %w", session, err)
-	}
-	lister, can := e.cfg.Provider.(sandbox.Lister)
-	if left.Ref != "" || !can {
-		if left.Ref == "" {
-			return keeping{}, nil
+	left.row, left.ref = tried.Row, tried.Ref
+	if left.row != 0 && left.ref == "" {
+		if left.ref, err = e.listedOf(ctx, box); err != nil {
+			return keeping{}, fmt.Errorf("looking for what the box of %s left: %w", session, err)
 		}
-		return keeping{row: left.Row, ref: left.Ref}, nil
+	}
+	if left.ref != "" {
+		return left, nil
+	}
+	return e.salvage(ctx, session, box, left.row)
+}
+
+// listedOf finds what a box was parked as, if its provider can list what it keeps.
+func (e *Engine) listedOf(ctx context.Context, box string) (sandbox.Ref, error) {
+	lister, can := e.cfg.Provider.(sandbox.Lister)
+	if !can {
+		return "", nil
 	}
 	for saved, err := range lister.ListSaved(ctx) {
 		if err != nil {
-			return keeping{}, fmt.Errorf("looking for what the box of %s left: %w", session, err)
+			return "", err
 		}
 		if saved.Box == box && saved.Parked {
-			return keeping{row: left.Row, ref: saved.Ref}, nil
+			return saved.Ref, nil
 		}
 	}
-	return keeping{}, nil
+	return "", nil
+}
+
+// salvage has the provider save what a dead box left, if it was one in which people's
+// work was done and its files may be saved. row is of an earlier attempt, or 0.
+func (e *Engine) salvage(ctx context.Context, session, box string, row int64) (keeping, error) {
+	provider, can := e.cfg.Provider.(sandbox.Salvager)
+	if !can {
+		return keeping{}, nil
+	}
+	var worked bool
+	err := e.db.GetContext(ctx, &worked, `select exists (select from sandboxes where session_id = $1 and box = $2 and state in ('ready', 'parking'))`,
+		session, box)
+	if err != nil {
+		return keeping{}, fmt.Errorf("reading what the box of %s was: %w", session, err)
+	}
+	if why, err := e.maySave(ctx, session); err != nil || why != "" || !worked {
+		return keeping{}, err
+	}
+	if row == 0 {
+		err := e.transact(ctx, func(t *tx) (err error) {
+			row, err = t.beginSaving(ctx, session, box, savedPark, "", providerCall)
+			return err
+		})
+		if err != nil {
+			return keeping{}, err
+		}
+	}
+	ref, err := provider.Salvage(ctx, box)
+	if errors.Is(err, sandbox.ErrGone) {
+		return keeping{}, e.dropSaved(ctx, row, "")
+	}
+	if err != nil {
+		return keeping{}, fmt.Errorf("saving what the box of %s left: %w", session, err)
+	}
+	return keeping{row: row, ref: ref}, nil
 }
 
 // forgetSaved notes that the provider does not have what the session was to

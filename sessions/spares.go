@@ -128,7 +128,7 @@ func (t *tx) takeSpare(ctx context.Context, next candidate) (bool, error) {
 	_, err = t.ExecContext(ctx, `
 		update sandboxes set epoch = epoch + 1, generation = epoch + 1, state = 'starting', state_at = now(), claimed_at = now(),
 			reason = '', token_hash = $2, box = $3, provider = $4, spare = $5, boot = '', phase = '', born_at = $6, heartbeat_at = null,
-			looked_at = null, busy = false, carry = false, quiet_prompt = '', quiet_at = null, snapped_prompt = '',
+			looked_at = null, busy = false, carry = false, quiet_prompt = '', quiet_at = null, snapped_prompt = '', snap_soon = false,
 			retry_at = null, wanted_until = null,
 			holder = $7, held_until = now() + make_interval(secs => $8), cpu = $9, mem_mib = $10, lifetime = $11
 		where session_id = $1`,

@@ -33,7 +33,7 @@ func (r record) info() sandbox.Info {
 // Attach implements sandbox.Provider. The error of a box that died by itself
 // holds the end of what it printed.
 func (p *Provider) Attach(ctx context.Context, id string) (sandbox.Box, error) {
-	if !filepath.IsLocal(id) || filepath.Base(id) != id {
+	if !isID(id) {
 		return nil, fmt.Errorf("%w: %q", sandbox.ErrGone, id)
 	}
 	r, err := p.readRecord(id)
@@ -51,6 +51,9 @@ func (p *Provider) Attach(ctx context.Context, id string) (sandbox.Box, error) {
 	}
 	return nil, p.gone(id)
 }
+
+// isID says whether a text that came from outside may be a box's id.
+func isID(id string) bool { return filepath.IsLocal(id) && filepath.Base(id) == id }
 
 // List implements sandbox.Provider. It measures neither memory nor disk.
 func (p *Provider) List(ctx context.Context, tags map[string]string) iter.Seq2[sandbox.Info, error] {

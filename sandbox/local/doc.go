@@ -19,6 +19,7 @@
 //	boxes/<id>/fs/home,workspace
 //	saved/<ref>/home,workspace filesystems that a Ref names
 //	saved/<ref>/saved.json     of which box each was saved, and when
+//	left/<id>/home,workspace   what a box left that ended by itself, for a while
 //	gone/<id>.json             why a box ended, for a while
 //	tmp/, trash/               half made, half removed
 //	programs/, etc/            what boxes see read-only
@@ -45,7 +46,8 @@
 //
 // A parked filesystem continues in the box that is started from it: it is moved
 // there, not copied. If that box dies by itself (a reboot of the machine, say),
-// the Ref names the filesystem again, as the box left it. Kill forgets it.
+// the Ref names the filesystem again, as the box left it. What other boxes leave that
+// die by themselves can be salvaged for a day. Kill forgets both.
 //
 // Not done: Spec.CPU is not enforced, the machine's scheduler shares it out.
 // Spec.MemMiB is enforced by the keeper, which measures each second and kills

@@ -95,7 +95,7 @@ func New(ctx context.Context, o Options) (*Provider, error) {
 	if err != nil {
 		return nil, err
 	}
-	for _, name := range []string{"boxes", "saved", "gone", "tmp", "trash", "programs"} {
+	for _, name := range []string{"boxes", "saved", "left", "gone", "tmp", "trash", "programs"} {
 		if err := os.MkdirAll(filepath.Join(p.dir, name), 0o700); err != nil {
 			return nil, fmt.Errorf("preparing the sandboxes' directory: %w", err)
 		}

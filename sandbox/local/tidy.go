@@ -19,7 +19,7 @@ import (
 type fate int
 
 const (
-	giveBack fate = iota // to the parked name that it continues, if any
+	giveBack fate = iota // to the parked name that it continues, or else kept for Salvage
 	forget
 )
 
@@ -61,7 +61,7 @@ func (p *Provider) tidy(ctx context.Context) error {
 			return fmt.Errorf("tidying sandboxes: %w", err)
 		}
 	}
-	return p.forgetTombstones()
+	return errors.Join(p.forgetTombstones(), p.forgetLeft())
 }
 
 // tempName makes a name in tmp that says who works there.
@@ -101,7 +101,7 @@ func (p *Provider) discard(ctx context.Context, id string, what fate) error {
 	}
 	p.forgetURLs(id)
 	if what == giveBack {
-		if err := p.restoreParked(r); err != nil {
+		if err := errors.Join(p.restoreParked(r), p.leave(r)); err != nil {
 			return err
 		}
 		p.bury(r)

@@ -62,6 +62,7 @@ type Provider struct {
 	fails []error
 	seen  []sandbox.Spec
 	saved map[sandbox.Ref]savedBox
+	left  map[string][]string // files of boxes that crashed
 	count int
 
 	interfere func(ctx context.Context, call string, after bool) error
@@ -74,7 +75,7 @@ type savedBox struct {
 }
 
 func newProvider(w *World) *Provider {
-	return &Provider{Kept: &sandbox.BodyKept{}, world: w, boxes: map[string]*Box{}, saved: map[sandbox.Ref]savedBox{}}
+	return &Provider{Kept: &sandbox.BodyKept{}, world: w, boxes: map[string]*Box{}, saved: map[sandbox.Ref]savedBox{}, left: map[string][]string{}}
 }
 
 // Fail makes the next starts fail with these errors.
@@ -110,7 +111,7 @@ func (p *Provider) Forget() {
 }
 
 // Interfere has f asked before and after the effect of each call (start, restore,
-// snapshot, park, kill, delete). Its error is the call's; before the effect it means
+// snapshot, park, salvage, kill, delete). Its error is the call's; before the effect it means
 // that there is none. It may wait: the call hangs.
 func (p *Provider) Interfere(f func(ctx context.Context, call string, after bool) error) {
 	p.mu.Lock()
@@ -123,6 +124,27 @@ func (p *Provider) Saved() []sandbox.Ref {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return slices.Sorted(maps.Keys(p.saved))
+}
+
+// Salvaging is the provider, if it can save what a box left that crashed.
+type Salvaging struct{ *Provider }
+
+// Salvage implements sandbox.Salvager.
+func (p Salvaging) Salvage(ctx context.Context, box string) (ref sandbox.Ref, err error) {
+	err = p.interfered(ctx, "salvage", func() error {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		files, left := p.left[box]
+		if !left {
+			return sandbox.ErrGone
+		}
+		delete(p.left, box)
+		p.count++
+		ref = sandbox.Ref(fmt.Sprintf("salvage-%d-of-%s", p.count, box))
+		p.saved[ref] = savedBox{sandbox.Saved{Ref: ref, Box: box, Parked: true, At: time.Now()}, files}
+		return nil
+	})
+	return ref, err
 }
 
 // Unlisting is a provider that cannot list what it keeps.
@@ -347,7 +369,13 @@ func (b *Box) Deaf() {
 }
 
 // Crash ends the box as a killed machine does.
-func (b *Box) Crash() { b.end() }
+func (b *Box) Crash() {
+	files := b.Files()
+	b.provider.mu.Lock()
+	b.provider.left[b.id] = files
+	b.provider.mu.Unlock()
+	b.end()
+}
 
 func (b *Box) end() {
 	b.provider.mu.Lock()
