@@ -77,16 +77,17 @@
 // A sandbox that is quiet after a prompt is saved by a snapshot, one that is idle
 // for longer is parked. A saved filesystem is a row before its provider is asked
 // for it, and until it is deleted there (saved.go, reaper.go). A lost box's session
-// goes on from the last one; with none, or if it is gone, from the image and the
-// branch. A box at the end of its lifetime is parked, and the prompt that runs in it
-// is carried over to the next. Archived sessions lose their saved filesystems after
+// goes on from what the box left, if its provider is a sandbox.Salvager, or from the
+// last one; with none, or if it is gone, from the image and the branch. A box at the
+// end of its lifetime is parked, and the prompt that runs in it is carried over to the
+// next; so is it if a control plane is stopped that shall leave nothing running. Archived sessions lose their saved filesystems after
 // a while and keep their branches; a prompt opens them again.
 //
 // Settings are read when they are used: a box gets those of its repository when it is
 // started (equip), and what they say of its deadlines is recorded with it. Secrets
 // of the repository are in the box's environment; the actor scrubs them, those too
 // that were replaced lately. Files are saved only if the supervisor said that none
-// of them is in there (maySave).
+// of them is in there; before a snapshot it is asked to look (kept.go).
 //
 // Files: accept, steer (edit, cancel, stop, retry), repository, naming, choose,
 // archive are what people ask for; bridge, actor, parts, calls are the actor;

@@ -45,8 +45,10 @@
 // return before the model gets it, and before the box's files are saved they are
 // looked for in home and workspace: in plain text and the usual encodings, in names
 // and links, and in loose objects of git. What OpenCode keeps of the conversation is
-// cleaned of them; anything else is reported. Not looked into is what is compressed
-// otherwise, packs of git among them.
+// cleaned of them, for which it is ended; anything else is reported. Not looked into is
+// what is compressed otherwise, packs of git among them. They are looked for when the
+// box parks, and when the control plane asks while it is quiet (Vet): then OpenCode
+// starts again at once, and a prompt that comes has the look given up.
 //
 // Files of its own lie in <home>/.openinspect: the spool of the bridge, git's
 // author and hooks, which prompt runs, OpenCode's session and a consistent copy
