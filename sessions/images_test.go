@@ -93,7 +93,9 @@ func TestASessionBeginsFromItsRepositorysImage(t *testing.T) {
 	var asked sandbox.Preparation
 	var grant sessions.Grant
 	var token string
+	begun := make(chan struct{})
 	w.Provider.Prepare = func(ctx context.Context, _ *sessionstest.Box, c sandbox.Cmd) (int, error) {
+		<-begun
 		data, err := io.ReadAll(c.Stdin)
 		if err == nil {
 			err = json.Unmarshal(data, &asked)
@@ -111,6 +113,7 @@ func TestASessionBeginsFromItsRepositorysImage(t *testing.T) {
 	if from, _ := used(t, w, e, "1.0"); from != "" {
 		t.Errorf("the first session began from %q", from)
 	}
+	close(begun)
 	b := built(t, e, "an image is built", succeeded)
 	if !b.Usable || b.Commit != sessionstest.FirstCommit {
 		t.Errorf("the image is %+v", b)
