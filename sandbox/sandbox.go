@@ -32,6 +32,7 @@ const (
 	Home      = "/home/agent" // the agent's home directory
 	Workspace = "/workspace"  // the repository is cloned to Workspace/<name>
 	Tools     = "/opt/openinspect"
+	Browsers  = "/opt/playwright" // where the base image keeps Playwright's browsers
 	// Gateway is the loopback address on which the supervisor offers the
 	// control plane's doors inside the box.
 	Gateway = "127.0.0.1:4100"
