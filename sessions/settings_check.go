@@ -29,7 +29,7 @@ const (
 
 // check says what is wrong with settings, as a *Problem.
 func (s Settings) check() error {
-	for _, check := range []func() error{s.checkResources, s.checkText, s.checkPorts, s.checkTools, s.checkSkills} {
+	for _, check := range []func() error{s.checkResources, s.checkSwitches, s.checkText, s.checkPorts, s.checkTools, s.checkSkills} {
 		if err := check(); err != nil {
 			return err
 		}
@@ -72,10 +72,20 @@ func (s Settings) checkResources() error {
 	return nil
 }
 
-func (s Settings) checkText() error {
-	if s.Project != "" && s.Project != ProjectYes && s.Project != ProjectNo {
-		return badSetting("Whether what the repository brings may run is %q: say yes, no or nothing.", shorten(s.Project, longestLabel))
+func (s Settings) checkSwitches() error {
+	for _, one := range []struct{ whether, is string }{
+		{"what the repository brings may run", s.Project},
+		{"there are images", s.Images},
+		{"there are warm sandboxes", s.Spares},
+	} {
+		if one.is != "" && one.is != Yes && one.is != No {
+			return badSetting("Whether %s is %q: say yes, no or nothing.", one.whether, shorten(one.is, longestLabel))
+		}
 	}
+	return nil
+}
+
+func (s Settings) checkText() error {
 	return checkLong("The instructions", s.Instructions)
 }
 
