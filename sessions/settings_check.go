@@ -41,8 +41,6 @@ func badSetting(format string, args ...any) error {
 	return &Problem{Code: "bad_setting", Text: fmt.Sprintf(format, args...)}
 }
 
-var regionName = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,40}$`)
-
 func (s Settings) checkResources() error {
 	within := func(what string, value, least, most float64, unit string) error {
 		if value != 0 && !(value >= least && value <= most) {
@@ -64,10 +62,8 @@ func (s Settings) checkResources() error {
 	if len(s.Regions) > mostEntries {
 		return badSetting("There may be %d regions at most.", mostEntries)
 	}
-	for _, region := range s.Regions {
-		if !regionName.MatchString(region) {
-			return badSetting("%q is no region: use the provider's own names, such as us-east.", shorten(region, longestLabel))
-		}
+	if err := sandbox.CheckRegions(s.Regions); err != nil {
+		return badSetting("%s", sentenceOf(err))
 	}
 	return nil
 }
