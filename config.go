@@ -73,7 +73,7 @@ type Config struct {
 	ModalEnvironment string        `env:"MODAL_ENVIRONMENT" desc:"the environment of Modal's workspace; unset: its default one"`
 	ModalApp         string        `env:"MODAL_APP" envDefault:"openinspect" desc:"the app at Modal that holds the sandboxes: each deployment has its own"`
 	ModalServerURL   string        `env:"MODAL_SERVER_URL" desc:"Modal's API; unset: Modal's own"`
-	ModalRegions     []string      `env:"MODAL_REGIONS" desc:"regions in which sandboxes may run, comma-separated; unset: any. Modal charges more for some"`
+	ModalRegions     []string      `env:"MODAL_REGIONS" desc:"regions in which sandboxes may run, comma-separated; unset: any. Modal charges more for sandboxes that name some"`
 	LocalUnisolated  string        `env:"LOCAL_UNISOLATED" desc:"yes: run local sandboxes without isolation where bubblewrap is missing (only for trying it out)"`
 	OpenCodePath     string        `env:"OPENCODE_PATH" desc:"the OpenCode binary; unset: installed from npm into the cache folder at the pinned version"`
 	EgressAllow      []string      `env:"EGRESS_ALLOW" desc:"hosts that sandboxes may reach besides this machine's package registries: host, .suffix or host:port, comma-separated"`
