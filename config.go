@@ -59,9 +59,9 @@ type Config struct {
 	OpenRouterKey   string  `env:"OPENROUTER_API_KEY" desc:"(secret) for openrouter/… models"`
 	OpenRouterURL   string  `env:"OPENROUTER_BASE_URL" envDefault:"https://openrouter.ai/api/v1" desc:"OpenRouter's API"`
 	ModelPrices     string  `env:"MODEL_PRICES" desc:"prices of models that are not built in, JSON: {\"name\": {\"input\": 3, \"output\": 15}} in USD per million tokens"`
-	SessionBudget   float64 `env:"BUDGET_SESSION_USD" envDefault:"0" desc:"what one session may spend on models; 0: no limit"`
-	PersonDayBudget float64 `env:"BUDGET_PERSON_DAY_USD" envDefault:"0" desc:"what one person may spend in 24 hours; 0: no limit"`
-	DayBudget       float64 `env:"BUDGET_DAY_USD" envDefault:"0" desc:"what all may spend in 24 hours; 0: no limit"`
+	SessionBudget   float64 `env:"BUDGET_SESSION_USD" envDefault:"0" desc:"what one session may cost, models and sandboxes together where the provider charges; 0: no limit"`
+	PersonDayBudget float64 `env:"BUDGET_PERSON_DAY_USD" envDefault:"0" desc:"what one person's requests may cost in 24 hours, likewise; 0: no limit"`
+	DayBudget       float64 `env:"BUDGET_DAY_USD" envDefault:"0" desc:"what everybody together may cost in 24 hours, likewise, with the images and warm sandboxes of repositories; 0: no limit"`
 
 	SandboxProvider  string        `env:"SANDBOX_PROVIDER" envDefault:"local" desc:"who runs sandboxes: local or modal"`
 	SandboxCPU       float64       `env:"SANDBOX_CPU" envDefault:"2" desc:"cores of a sandbox; local ones share the machine's"`
@@ -73,7 +73,7 @@ type Config struct {
 	ModalEnvironment string        `env:"MODAL_ENVIRONMENT" desc:"the environment of Modal's workspace; unset: its default one"`
 	ModalApp         string        `env:"MODAL_APP" envDefault:"openinspect" desc:"the app at Modal that holds the sandboxes: each deployment has its own"`
 	ModalServerURL   string        `env:"MODAL_SERVER_URL" desc:"Modal's API; unset: Modal's own"`
-	ModalRegions     []string      `env:"MODAL_REGIONS" desc:"regions in which sandboxes may run, comma-separated; unset: any. Modal charges more for some"`
+	ModalRegions     []string      `env:"MODAL_REGIONS" desc:"regions in which sandboxes may run, comma-separated; unset: any. Modal charges more for sandboxes that name some"`
 	LocalUnisolated  string        `env:"LOCAL_UNISOLATED" desc:"yes: run local sandboxes without isolation where bubblewrap is missing (only for trying it out)"`
 	OpenCodePath     string        `env:"OPENCODE_PATH" desc:"the OpenCode binary; unset: installed from npm into the cache folder at the pinned version"`
 	EgressAllow      []string      `env:"EGRESS_ALLOW" desc:"hosts that sandboxes may reach besides this machine's package registries: host, .suffix or host:port, comma-separated"`

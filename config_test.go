@@ -99,6 +99,8 @@ func TestSandboxesAtModalNeedATokenAndAWayBack(t *testing.T) {
 		"a token in clear over the internet": {"MACHINE_URL", "http://192.0.2.7", "MACHINE_URL is http://192.0.2.7: give an https URL"},
 		"a socket of another machine":        {"MACHINE_URL", "unix:/run/machine.sock", "MACHINE_URL is a Unix socket"},
 		"nothing behind the address":         {"MACHINE_LISTEN", "", "MACHINE_LISTEN is not set"},
+		"a region that is none":              {"MODAL_REGIONS", "eu,us east", `MODAL_REGIONS: "us east" is no region: use the provider's own names, such as`},
+		"a region twice":                     {"MODAL_REGIONS", "eu,us,eu", "MODAL_REGIONS: the region eu is there twice"},
 		"a provider that there is not":       {"SANDBOX_PROVIDER", "docker", "the providers are: local, modal"},
 	} {
 		changed := maps.Clone(vars)

@@ -141,6 +141,9 @@ func (c *Config) checkModalSettings(complain func(format string, args ...any)) {
 			complain("%s is not set, which SANDBOX_PROVIDER=modal needs: %s", name, describe(name))
 		}
 	}
+	if err := sandbox.CheckRegions(c.ModalRegions); err != nil {
+		complain("MODAL_REGIONS: %v", err)
+	}
 	if c.MachineURL == "" {
 		return
 	}

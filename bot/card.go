@@ -40,10 +40,11 @@ func renderCard(v cardView) message {
 		asked = strings.TrimSpace(asked + " 📎 " + strings.Join(files, ", "))
 	}
 	title := escape(clip(oneLine(asked), 120))
-	blocks := []slack.Block{
-		section(fmt.Sprintf("%s *%s* — %s", icon, state, title)),
-		contextLine(v.origin()),
+	headline := section(fmt.Sprintf("%s *%s* — %s", icon, state, title))
+	if v.Prompt.State.Settled() {
+		headline.Accessory = slack.NewAccessory(archiveMenu(v.Session.ID))
 	}
+	blocks := []slack.Block{headline, contextLine(v.origin())}
 	if lines := v.details(); len(lines) > 0 {
 		blocks = append(blocks, section(strings.Join(lines, "\n")))
 	}

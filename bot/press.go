@@ -13,7 +13,7 @@ import (
 )
 
 // Actions of the elements that cards, menus and answers carry. Their values name
-// a prompt; a menu's block names its session.
+// a prompt; a repository menu's block names its session.
 const (
 	actionStop   = "stop_prompt"
 	actionCancel = "cancel_prompt"
@@ -68,6 +68,8 @@ func (b *Bot) onAction(ctx context.Context, p *press, a action) error {
 		_, err = b.engine.Retry(ctx, key, a.Value, by.ID)
 	case a.ID == actionChoose:
 		err = b.pressChoose(ctx, key, a, by)
+	case a.ID == actionArchive:
+		err = b.pressArchive(ctx, key, t, a.Selected.Value, by)
 	}
 	if errors.Is(err, sessions.ErrNotFound) {
 		err = &sessions.Problem{Code: "gone", Text: "This does not exist any more.", Err: err}

@@ -11,8 +11,9 @@
 // Invariants. Paths inside a box are constant (Home, Workspace), because
 // OpenCode's database names absolute paths (I5 of the design needs a restored
 // box to continue where it was). A box has no credential of ours but its own token
-// (I7); secrets of the repository's own programs may be in Spec.Env (EnvSecrets). Everything else of a box is reachable by the tags it was started with,
-// so that a control plane that lost its memory finds its boxes again.
+// (I7); secrets of the repository's own programs may be in Spec.Env (EnvSecrets).
+// Everything else of a box is reachable by the tags it was started with, so that a
+// control plane that lost its memory finds its boxes again.
 //
 // This package imports nothing else of ours; everybody may import it.
 package sandbox
@@ -20,9 +21,12 @@ package sandbox
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"iter"
 	"net/http"
+	"regexp"
+	"slices"
 	"strings"
 	"time"
 )
@@ -32,6 +36,7 @@ const (
 	Home      = "/home/agent" // the agent's home directory
 	Workspace = "/workspace"  // the repository is cloned to Workspace/<name>
 	Tools     = "/opt/openinspect"
+	Browsers  = "/opt/playwright" // where the base image keeps Playwright's browsers
 	// Gateway is the loopback address on which the supervisor offers the
 	// control plane's doors inside the box.
 	Gateway = "127.0.0.1:4100"
@@ -66,6 +71,26 @@ type Spec struct {
 	Regions  []string          // where the box may run, in the provider's own names; none: anywhere
 	Lifetime time.Duration     // the box is ended after this; 0 is the provider's maximum
 	Ports    []int             // ports that URL will be asked for
+}
+
+// regionForm is what the names of regions look like at the providers that have some:
+// Modal's are such as us, eu-west and us-east-1 (modal.com/docs/guide/region-selection).
+// Which there are changes, so that only the provider knows.
+var regionForm = regexp.MustCompile(`^[a-z]+(-[a-z]+)*(-?[0-9]+)?$`)
+
+const longestRegion = 40 // bytes
+
+// CheckRegions says which of the names cannot be that of a region, in a sentence.
+func CheckRegions(regions []string) error {
+	for i, region := range regions {
+		switch {
+		case !regionForm.MatchString(region) || len(region) > longestRegion:
+			return fmt.Errorf("%q is no region: use the provider's own names, such as us, eu-west or us-east-1", cutAt(region, min(len(region), longestRegion)))
+		case slices.Contains(regions[:i], region):
+			return fmt.Errorf("the region %s is there twice", region)
+		}
+	}
+	return nil
 }
 
 // Cmd is one command run in a live box beside its main program.

@@ -106,7 +106,8 @@ type Usage struct {
 }
 
 // Allow says whether a session may spend more; a *Problem says which budget is used
-// up. The sessions that an agent began spend from the budget of the one at their root.
+// up. What sandboxes cost counts as what models cost does; an interval of theirs that
+// began before the 24 hours counts as a whole. The sessions that an agent began spend from the budget of the one at their root.
 func (e *Engine) Allow(ctx context.Context, session string) error {
 	if e.cfg.SessionBudgetUSD <= 0 && e.cfg.PersonDayBudgetUSD <= 0 && e.cfg.DayBudgetUSD <= 0 {
 		return nil
@@ -118,12 +119,17 @@ func (e *Engine) Allow(ctx context.Context, session string) error {
 		Name    string  `db:"name"`
 	}
 	err := e.db.GetContext(ctx, &spent, `
-		with author as (select author from prompts where session_id = $1 and started_at is not null order by state = 'running' desc, position desc limit 1)
-		select (select coalesce(sum(f.cost_usd), 0) from sessions s join sessions f on f.id = coalesce(s.root, s.id) or f.root = coalesce(s.root, s.id)
-				where s.id = $1) as session,
-			coalesce((select sum(cost_usd) from usage where person = (select author from author) and at > now() - interval '24 hours'), 0) as person,
-			coalesce((select sum(cost_usd) from usage where at > now() - interval '24 hours'), 0) as day,
-			coalesce((select name from people where id = (select author from author)), '') as name`, session)
+		with author as (select author from prompts where session_id = $1 and started_at is not null order by state = 'running' desc, position desc limit 1),
+			family as (select f.id, f.cost_usd from sessions s
+				join sessions f on f.id = coalesce(s.root, s.id) or f.root = coalesce(s.root, s.id) where s.id = $1),
+			lately as (select person, cost_usd from usage where at > now() - interval '24 hours'
+				union all select person, cost_usd from sandbox_usage where ended_at > now() - interval '24 hours')
+		select (select coalesce(sum(cost_usd), 0) from family)
+				+ (select coalesce(sum(cost_usd), 0) from sandbox_usage where session_id in (select id from family)) as session,
+			coalesce(sum(cost_usd) filter (where person = (select author from author)), 0) as person,
+			coalesce(sum(cost_usd), 0) as day,
+			coalesce((select name from people where id = (select author from author)), '') as name
+		from lately`, session)
 	if err != nil {
 		return fmt.Errorf("reading what was spent: %w", err)
 	}
@@ -137,7 +143,7 @@ func (e *Engine) Allow(ctx context.Context, session string) error {
 	} {
 		if b.limit > 0 && b.spent >= b.limit {
 			return &Problem{Code: "budget", Text: fmt.Sprintf(
-				"The budget of %s is used up: $%.2f of $%.2f. An administrator can raise it.", b.whose, b.spent, b.limit)}
+				"The budget of %s is used up: $%.2f of $%.2f for models and sandboxes. An administrator can raise it.", b.whose, b.spent, b.limit)}
 		}
 	}
 	return nil

@@ -63,13 +63,63 @@ func TestAPushIsRecordedAndTheBranchIsAnArtifact(t *testing.T) { // I8
 	}
 }
 
+func TestBudgetsCountWhatSandboxesCost(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		limit func(*sessions.Config)
+		spend string // on top of $0.40 for a model and $0.50 for a sandbox
+		want  string
+	}{
+		"session": {func(c *sessions.Config) { c.SessionBudgetUSD = 1 },
+			`insert into sandbox_usage (session_id, person, began_at, ended_at, cpu, mem_mib, cost_usd)
+				values ($1, $2, now() - interval '40 hours', now() - interval '30 hours', 1, 1, 0.25)`, "The budget of this session is used up: $1.15 of $1.00 for models and sandboxes."},
+		"another session's": {func(c *sessions.Config) { c.SessionBudgetUSD = 1 },
+			`insert into sandbox_usage (person, began_at, ended_at, cpu, mem_mib, cost_usd) select $2, now(), now(), 1, 1, 5 where $1 <> ''`, ""},
+		"person": {func(c *sessions.Config) { c.PersonDayBudgetUSD = 1 },
+			`insert into sandbox_usage (person, began_at, ended_at, cpu, mem_mib, cost_usd) select $2, now(), now(), 1, 1, 0.25 where $1 <> ''`,
+			"The budget of Alice within 24 hours is used up: $1.15 of $1.00 for models and sandboxes."},
+		"yesterday's": {func(c *sessions.Config) { c.PersonDayBudgetUSD, c.DayBudgetUSD = 1, 1 },
+			`insert into sandbox_usage (session_id, person, began_at, ended_at, cpu, mem_mib, cost_usd)
+				values ($1, $2, now() - interval '40 hours', now() - interval '30 hours', 1, 1, 5)`, ""},
+		"an image, for nobody": {func(c *sessions.Config) { c.PersonDayBudgetUSD, c.DayBudgetUSD = 1, 1 },
+			`insert into sandbox_usage (purpose, began_at, ended_at, cpu, mem_mib, cost_usd) select 'image', now(), now(), 1, 1, 0.25 where $1 <> $2::text`,
+			"The budget of everybody together within 24 hours is used up: $1.15 of $1.00 for models and sandboxes."},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w, e, began, leave := world(t, c.limit)
+			alice := w.Person(e, "Alice").ID
+			acc := w.Ask(e, alice, "1.0", "acme/greeter: one")
+			<-began
+			if err := e.Used(bg, acc.Session.ID, sessions.Usage{Model: "m", CostUSD: 0.4, Known: true}); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := w.DB.Exec(`insert into sandbox_usage (session_id, person, began_at, ended_at, cpu, mem_mib, cost_usd)
+				values ($1, $2, now() - interval '1 hour', now(), 1, 1, 0.5)`, acc.Session.ID, alice); err != nil {
+				t.Fatal(err)
+			}
+			if err := e.Allow(bg, acc.Session.ID); err != nil {
+				t.Fatalf("before so much was spent: %v", err)
+			}
+			if _, err := w.DB.Exec(c.spend, acc.Session.ID, alice); err != nil {
+				t.Fatal(err)
+			}
+			if err := e.Allow(bg, acc.Session.ID); !strings.HasPrefix(problem(err), c.want) || c.want == "" && err != nil {
+				t.Errorf("afterwards: %v", err)
+			}
+			close(leave)
+			ended(t, e, acc.Prompt.ID)
+		})
+	}
+}
+
 func TestBudgetsAreKeptAndSaid(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
 		limit func(*sessions.Config)
 		whose string
 	}{
-		"session":  {func(c *sessions.Config) { c.SessionBudgetUSD = 1 }, "The budget of this session is used up: $1.50 of $1.00."},
+		"session":  {func(c *sessions.Config) { c.SessionBudgetUSD = 1 }, "The budget of this session is used up: $1.50 of $1.00 for models and sandboxes."},
 		"person":   {func(c *sessions.Config) { c.PersonDayBudgetUSD = 1 }, "The budget of Alice within 24 hours"},
 		"everyone": {func(c *sessions.Config) { c.DayBudgetUSD = 1 }, "The budget of everybody together"},
 		"none":     {func(*sessions.Config) {}, ""},

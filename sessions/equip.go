@@ -50,7 +50,7 @@ func (e *Engine) addSettings(ctx context.Context, repository string, w *sandbox.
 		return set, err
 	}
 	w.Instructions = strings.TrimSpace(w.Instructions + "\n\n" + set.Instructions)
-	w.Project = set.Project == ProjectYes
+	w.Project = set.Project == Yes
 	for _, m := range set.Tools {
 		w.Tools = append(w.Tools, sandbox.ToolServer{Name: m.Name, Command: m.Command})
 	}

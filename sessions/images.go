@@ -27,7 +27,9 @@ import (
 // builds (buildImages). A build is claimed with an epoch, which each new claim
 // raises and which guards everything that a builder writes; it is also a tag of
 // the build's box, so that boxes of earlier claims are orphans. A repository has
-// one open build at most: a partial unique index says so.
+// one open build at most: a partial unique index says so. Where images are switched
+// off (Settings), nothing starts from them any more, and whoever decides ends what is
+// being built and removes what there is.
 
 // BuildState is where a build of an image is.
 type BuildState string
@@ -109,8 +111,8 @@ func (e *Engine) Builds(ctx context.Context, repository string) ([]Build, error)
 
 // newestImage finds the id of the image that sessions on repository $1 start
 // from: of provider $2, not older than $3 seconds.
-const newestImage = `select n.id from images n where n.repository = $1 and n.image = 'ready' and n.provider = $2
-	and n.ended_at > now() - make_interval(secs => $3) order by n.ended_at desc limit 1`
+var newestImage = `select n.id from images n where n.repository = $1 and n.image = 'ready' and n.provider = $2
+	and n.ended_at > now() - make_interval(secs => $3) and ` + switchedOn(switchImages, "n.repository") + ` order by n.ended_at desc limit 1`
 
 // BuildLog reads what a build printed.
 func (e *Engine) BuildLog(ctx context.Context, repository, id string) (string, error) {
@@ -122,15 +124,15 @@ func (e *Engine) BuildLog(ctx context.Context, repository, id string) (string, e
 	return log, nil
 }
 
-// FailingBuilds reads the newest build of each repository in use whose newest
-// build failed.
+// FailingBuilds reads the newest build of each repository in use that shall have an
+// image and whose newest build failed.
 func (e *Engine) FailingBuilds(ctx context.Context) ([]Build, error) {
 	var list []Build
 	err := e.db.SelectContext(ctx, &list, `
 		select `+buildColumns+`, false as usable from repositories r
 		join lateral (select * from images where repository = r.name and state in ('succeeded', 'failed')
 			order by ended_at desc limit 1) i on i.state = 'failed'
-		where r.active order by r.name`)
+		where r.active and `+switchedOn(switchImages, "r.name")+` order by r.name`)
 	if err != nil {
 		return nil, fmt.Errorf("looking for failing builds: %w", err)
 	}
@@ -151,22 +153,37 @@ func (e *Engine) RepositoryChanged(ctx context.Context, repository string) error
 // topicImages is woken when images have to be looked at.
 const topicImages = "images"
 
-// askForImage has a repository's image looked at as soon as possible.
+// askForImage has the image of a repository, or those ForAll, looked at as soon as possible.
 func (t *tx) askForImage(ctx context.Context, repository string) error {
 	_, err := t.ExecContext(ctx, `
-		insert into image_checks (repository) select name from repositories where name = $1
+		insert into image_checks (repository) select name from repositories where $1 in (name, '`+ForAll+`') order by name
 		on conflict (repository) do update set asked = true`, repository)
 	if err != nil {
-		return fmt.Errorf("asking for the image of %s: %w", repository, err)
+		return fmt.Errorf("asking for the image of %q: %w", repository, err)
 	}
 	return nil
+}
+
+// NoImages says why there are no images of a repository, in a sentence; empty: there are.
+func (e *Engine) NoImages(ctx context.Context, repository string) (string, error) {
+	if e.cfg.ImageBuilds < 0 {
+		return "Images are not built here: sandboxes of this deployment run one at a time.", nil
+	}
+	set, err := e.SettingsFor(ctx, repository)
+	if err != nil || set.Images != No {
+		return "", err
+	}
+	return "Images are switched off in the settings of this repository, or in those for all.", nil
 }
 
 // RebuildImage begins a build because an administrator wants it, whether anything
 // changed or not. One that waits or runs already is returned as it is.
 func (e *Engine) RebuildImage(ctx context.Context, repository string, by uuid.UUID) (Build, error) {
-	if e.cfg.ImageBuilds < 0 {
-		return Build{}, &Problem{Code: "no_images", Text: "Images are not built here: sandboxes of this deployment run one at a time."}
+	switch none, err := e.NoImages(ctx, repository); {
+	case err != nil:
+		return Build{}, err
+	case none != "":
+		return Build{}, &Problem{Code: "no_images", Text: none}
 	}
 	var b Build
 	err := e.transact(ctx, func(t *tx) error {
@@ -195,7 +212,7 @@ func (e *Engine) RebuildImage(ctx context.Context, repository string, by uuid.UU
 func (t *tx) queueBuild(ctx context.Context, repository, head, why string) error {
 	_, err := t.ExecContext(ctx, `
 		insert into images (id, repository, why, head)
-		select $1, name, $4, $3 from repositories where name = $2 and active
+		select $1, name, $4, $3 from repositories where name = $2 and active and `+switchedOn(switchImages, "repositories.name")+`
 		on conflict (repository) where state in ('queued', 'building', 'saving') do nothing`,
 		newID(12), repository, head, why)
 	if err != nil {

@@ -2,6 +2,7 @@ package sessions
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/rand"
 	"database/sql"
@@ -27,9 +28,9 @@ const (
 	imageSave  = 10 * time.Minute // for the snapshot
 )
 
-// imageBudget is how long a whole build may take: setup.sh and warm.sh have
-// SetupTimeout each.
-func (e *Engine) imageBudget() time.Duration { return imageFetch + 2*e.cfg.SetupTimeout + imageSave }
+// budget is how long the whole build may take: setup.sh and warm.sh have the time of
+// a script each.
+func (b build) budget() time.Duration { return imageFetch + 2*b.script + imageSave }
 
 // errBuildLost means that another replica has the build by now.
 var errBuildLost = errors.New("the build belongs to somebody else now")
@@ -43,7 +44,9 @@ type build struct {
 	Attempts   int    `db:"attempts"`
 	Again      bool   `db:"again"` // an earlier builder may have left a box
 	token      string
-	env        map[string]string // the repository's variables and secrets
+	set        Settings          // of the repository
+	script     time.Duration     // one of its scripts may run so long
+	env        map[string]string // its variables and secrets
 }
 
 // boxName is the name of the build's box.
@@ -102,6 +105,7 @@ func (e *Engine) claimBuild(ctx context.Context) (*build, error) {
 			with next as (
 				select i.id, i.state <> 'queued' as again from images i
 				where (i.state = 'queued' and i.not_before <= now() or i.state in ('building', 'saving') and i.held_until < now())
+					and `+switchedOn(switchImages, "i.repository")+`
 					and not exists (select from sandboxes b join sessions s on s.id = b.session_id
 						where s.repository = i.repository and b.state in ('starting', 'booting') and b.claimed_at > now() - interval '2 minutes')
 				order by i.queued_at limit 1 for no key update of i skip locked)
@@ -132,9 +136,11 @@ func (e *Engine) claimBuild(ctx context.Context) (*build, error) {
 
 // build builds the claimed image and records what became of it.
 func (e *Engine) build(ctx context.Context, b build) {
-	held, lose := context.WithTimeout(ctx, e.imageBudget())
-	env, secrets, err := e.secretsOf(held, b.Repository)
-	b.env = env
+	set, err := e.SettingsFor(ctx, b.Repository)
+	b.set, b.script = set, cmp.Or(time.Duration(set.SetupMinutes)*time.Minute, e.cfg.SetupTimeout)
+	held, lose := context.WithTimeout(ctx, b.budget())
+	env, secrets, hidden := e.secretsOf(held, b.Repository)
+	b.env, err = env, cmp.Or(err, hidden)
 	kept := make(chan struct{})
 	go func() {
 		defer close(kept)
@@ -147,7 +153,7 @@ func (e *Engine) build(ctx context.Context, b build) {
 		made, err = e.makeImage(held, b, log)
 	}
 	if err != nil && errors.Is(held.Err(), context.DeadlineExceeded) {
-		err = fmt.Errorf("it was not done within %s", e.imageBudget())
+		err = fmt.Errorf("it was not done within %s", b.budget())
 	}
 	lose()
 	<-kept
@@ -212,10 +218,7 @@ func (e *Engine) makeImage(ctx context.Context, b build, log *buildLog) (made, e
 		return made{}, fmt.Errorf("it was interrupted %d times", mostBuildAttempts)
 	}
 	fmt.Fprintf(log, "Starting a sandbox for %s.\n", b.Repository)
-	spec, err := e.buildBox(ctx, b)
-	if err != nil {
-		return made{}, err
-	}
+	spec := e.buildBox(b)
 	box, err := e.cfg.Provider.Start(ctx, spec)
 	if err != nil {
 		return made{}, fmt.Errorf("the sandbox could not be started: %w", err)
@@ -248,12 +251,8 @@ func (e *Engine) makeImage(ctx context.Context, b build, log *buildLog) (made, e
 
 // buildBox is the box in which an image is built, as large as sessions' are. It does
 // nothing by itself, and ends by itself when the build has to have ended.
-func (e *Engine) buildBox(ctx context.Context, b build) (sandbox.Spec, error) {
-	set, err := e.SettingsFor(ctx, b.Repository)
-	if err != nil {
-		return sandbox.Spec{}, err
-	}
-	life := e.imageBudget() + imageFetch
+func (e *Engine) buildBox(b build) sandbox.Spec {
+	life := b.budget() + imageFetch
 	if most := e.cfg.Provider.Caps().MaxLifetime; most > 0 {
 		life = min(life, most)
 	}
@@ -261,9 +260,9 @@ func (e *Engine) buildBox(ctx context.Context, b build) (sandbox.Spec, error) {
 		Name: b.boxName(), Command: []string{"sleep", "infinity"},
 		Tags: map[string]string{TagBuild: b.ID, tagBuildEpoch: strconv.FormatInt(b.Epoch, 10)},
 	}
-	set.put(&spec, e.cfg.Provider.Caps().MaxLifetime)
+	b.set.put(&spec, e.cfg.Provider.Caps().MaxLifetime)
 	spec.Lifetime, spec.Ports = life, nil
-	return spec, nil
+	return spec
 }
 
 // endBuildBox ends the box of a build, and counts what it cost. If it does not end
@@ -303,7 +302,7 @@ const mostAnswered = 64 << 10
 func (e *Engine) prepareBox(ctx context.Context, b build, box sandbox.Box, log *buildLog) (sandbox.Prepared, error) {
 	asked, err := json.Marshal(sandbox.Preparation{
 		Repository: b.Repository, RemoteURL: e.cfg.Forge.RemoteURL(b.Repository), Branch: b.Branch,
-		BotName: e.cfg.BotName, BotEmail: e.cfg.BotEmail, SetupTimeout: e.cfg.SetupTimeout,
+		BotName: e.cfg.BotName, BotEmail: e.cfg.BotEmail, SetupTimeout: b.script,
 	})
 	if err != nil {
 		return sandbox.Prepared{}, err

@@ -63,6 +63,26 @@ func TestTheLogOfABuildIsBoundedAndHoldsNoSecret(t *testing.T) { // I10
 	}
 }
 
+func TestALongLogIsNotCutInTheMiddleOfASecret(t *testing.T) { // I10
+	t.Parallel()
+	w, e := gallery(t)
+	secret := strings.Repeat("0123456789", 5) + "unguessable"
+	if err := e.SetVariable(bg, w.Person(e, "Alice").ID, "acme/greeter", "KEY", secret, sessions.SecretInside); err != nil {
+		t.Fatal(err)
+	}
+	w.Provider.Prepare = func(_ context.Context, _ *sessionstest.Box, c sandbox.Cmd) (int, error) {
+		fmt.Fprint(c.Stderr, strings.Repeat(secret, 10_000)) // one line, more than is kept
+		return sessionstest.Prepared(c, sandbox.Prepared{Commit: sessionstest.FirstCommit})
+	}
+	w.Run(e)
+	used(t, w, e, "1.0")
+	b := built(t, e, "the image is built", succeeded)
+	log, err := e.BuildLog(bg, "acme/greeter", b.ID)
+	if err != nil || b.LogCut == 0 || strings.Contains(log, "unguessable") {
+		t.Errorf("of the log %d bytes are cut (%v); it begins with %q", b.LogCut, err, log[:min(len(log), 300)])
+	}
+}
+
 // TestABuildWhoseReplicaDiedIsBegunAgain leaves what a killed replica leaves at
 // each step of a build: the row, and a box that knows nothing of it.
 func TestABuildWhoseReplicaDiedIsBegunAgain(t *testing.T) {

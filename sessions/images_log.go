@@ -35,13 +35,14 @@ func (l *buildLog) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// shorten leaves out the log's beginning, up to the end of a line, so that no
-// secret is left in half.
+// shorten leaves out the log's beginning, up to the end of a line if there is one,
+// and never a part of a secret: what would be left of it could not be told from text.
 func (l *buildLog) shorten() {
 	drop := len(l.text) - mostLog
 	if end := bytes.IndexByte(l.text[drop:], '\n'); end >= 0 {
 		drop += end + 1
 	}
+	drop = l.scrub.undivided(string(l.text), drop)
 	l.text = append([]byte(nil), l.text[drop:]...)
 	l.cut += int64(drop)
 }

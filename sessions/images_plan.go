@@ -22,7 +22,7 @@ func (e *Engine) planImages(ctx context.Context) error {
 	tick := time.NewTicker(e.tempo.images)
 	defer tick.Stop()
 	for {
-		for _, look := range []func(context.Context) error{e.checkImages, e.removeImages} {
+		for _, look := range []func(context.Context) error{e.endUnwantedBuilds, e.checkImages, e.removeImages} {
 			if err := look(ctx); err != nil && ctx.Err() == nil {
 				e.log.Warn("looking after images", "err", e.scrub.text(err.Error()))
 			}
@@ -34,6 +34,18 @@ func (e *Engine) planImages(ctx context.Context) error {
 		case <-tick.C:
 		}
 	}
+}
+
+// endUnwantedBuilds ends the builds of repositories that shall not have an image any
+// more.
+func (e *Engine) endUnwantedBuilds(ctx context.Context) error {
+	_, err := e.db.ExecContext(ctx, `update images set state = 'failed', reason = 'Images were switched off.', ended_at = now(),
+		token_hash = null, holder = '', held_until = null, box = ''
+		where state in ('queued', 'building', 'saving') and not `+switchedOn(switchImages, "images.repository"))
+	if err != nil {
+		return fmt.Errorf("ending builds of images that are switched off: %w", err)
+	}
+	return nil
 }
 
 // check is a repository whose image has to be looked at.
@@ -50,7 +62,7 @@ func (e *Engine) checkImages(ctx context.Context) error {
 	err := e.db.SelectContext(ctx, &due, `
 		select r.name, r.default_branch, coalesce(c.head, '') as head
 		from repositories r left join image_checks c on c.repository = r.name
-		where r.active and (coalesce(c.asked, false) or coalesce(c.checked_at, '-infinity') < now() - make_interval(secs => $1))
+		where r.active and `+switchedOn(switchImages, "r.name")+` and (coalesce(c.asked, false) or coalesce(c.checked_at, '-infinity') < now() - make_interval(secs => $1))
 			and exists (select from sessions s where s.repository = r.name and s.updated_at > now() - make_interval(secs => $2))
 			and not exists (select from images i where i.repository = r.name and i.state in ('queued', 'building', 'saving'))
 		order by c.checked_at nulls first`, seconds(imageCheckEvery), seconds(imageRecent))
@@ -126,13 +138,15 @@ func (t *tx) staleImage(ctx context.Context, repository, head string) (why strin
 	return why, nil
 }
 
-// buildFailed says whether a build of the same failed lately.
+// buildFailed says whether a build of the same failed lately. Whoever changed a setting
+// since may have mended it.
 func (t *tx) buildFailed(ctx context.Context, repository, head, fingerprint string) (bool, error) {
 	var waits bool
 	err := t.GetContext(ctx, &waits, `
 		select coalesce(max(ended_at) > now() - make_interval(secs => least($4 * 2 ^ (count(*) - 1), $5)), false)
 		from images f where f.repository = $1 and f.state = 'failed' and f.head = $2 and f.fingerprint = $3
-			and not exists (select from images s where s.repository = $1 and s.state = 'succeeded' and s.ended_at > f.ended_at)`,
+			and not exists (select from images s where s.repository = $1 and s.state = 'succeeded' and s.ended_at > f.ended_at)
+			and not exists (select from setting_changes c where c.repository in ($1, '`+ForAll+`') and c.at > f.ended_at)`,
 		repository, head, fingerprint, seconds(imageRetry), seconds(imageRetryMost))
 	if err != nil {
 		return false, fmt.Errorf("looking for failed builds of %s: %w", repository, err)
@@ -156,13 +170,14 @@ func (t *tx) imageFingerprint(ctx context.Context, repository string) (string, e
 func shortSHA(sha string) string { return sha[:min(len(sha), 8)] }
 
 // removeImages removes images that no session will start from: there is a newer
-// one, they are too old, or their repository is gone; and forgets builds of long ago.
+// one, they are too old, they are switched off, or their repository is gone; and
+// forgets builds of long ago.
 func (e *Engine) removeImages(ctx context.Context) error {
 	var old []image
 	err := e.db.SelectContext(ctx, &old, `
 		select i.id, i.ref from images i join repositories r on r.name = i.repository
 		where i.image in ('ready', 'removing') and i.provider = $1 and (i.image = 'removing' or not r.active
-			or i.ended_at < now() - make_interval(secs => $2)
+			or not `+switchedOn(switchImages, "r.name")+` or i.ended_at < now() - make_interval(secs => $2)
 			or exists (select from images n where n.repository = i.repository and n.image = 'ready' and n.provider = $1
 				and n.ended_at > i.ended_at))`,
 		e.cfg.Provider.Caps().Name, seconds(sandbox.KeepImage-imageSpare))

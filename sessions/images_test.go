@@ -11,6 +11,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"openinspect/sandbox"
 	"openinspect/sessions"
@@ -266,8 +267,9 @@ func TestAnImageThatTheProviderLostIsReplacedByACloneAndBuiltAnew(t *testing.T) 
 func TestASessionWhoseBootFromTheImageFailedBeginsWithoutItTheNextTime(t *testing.T) {
 	t.Parallel()
 	w, e := gallery(t)
+	var broken atomic.Bool
 	w.Provider.Boot = func(ctx context.Context, b *sessionstest.Box) {
-		if b.Spec().From != "" {
+		if b.Spec().From != "" && broken.Load() {
 			b.Bridge().Event(sandbox.KindPhase, "", sandbox.BodyPhase{Phase: sandbox.PhaseSync, State: "failed", Detail: "object file is empty"})
 			return
 		}
@@ -276,6 +278,7 @@ func TestASessionWhoseBootFromTheImageFailedBeginsWithoutItTheNextTime(t *testin
 	w.Run(e)
 	used(t, w, e, "1.0")
 	built(t, e, "an image is built", succeeded)
+	broken.Store(true)
 	acc := w.Ask(e, w.Person(e, "Bob").ID, "2.0", "acme/greeter: one")
 	if p := ended(t, e, acc.Prompt.ID); p.State != sessions.Failed {
 		t.Fatalf("the request ended as %s: %s", p.State, p.Reason)
@@ -342,6 +345,93 @@ func TestOnlyRepositoriesInUseGetImages(t *testing.T) {
 	}
 	if _, err := e.Builds(bg, "acme/unknown"); !errors.Is(err, sessions.ErrNotFound) {
 		t.Errorf("the builds of an unknown repository: %v", err)
+	}
+}
+
+func TestARepositoryWhoseImagesAreSwitchedOffHasNoneAndBeginsWithAClone(t *testing.T) {
+	t.Parallel()
+	w, e := gallery(t)
+	alice := w.Person(e, "Alice")
+	building := make(chan struct{}, 1)
+	var hang atomic.Bool
+	w.Provider.Prepare = func(ctx context.Context, _ *sessionstest.Box, c sandbox.Cmd) (int, error) {
+		if hang.Load() {
+			building <- struct{}{}
+			<-ctx.Done()
+			return 0, ctx.Err()
+		}
+		return sessionstest.Prepared(c, sandbox.Prepared{Commit: sessionstest.FirstCommit})
+	}
+	w.Run(e)
+	used(t, w, e, "1.0")
+	built(t, e, "an image is built", succeeded)
+	hang.Store(true)
+	w.Forge.Commit("acme/greeter", secondCommit)
+	if err := e.RepositoryChanged(bg, "acme/greeter"); err != nil {
+		t.Fatal(err)
+	}
+	<-building
+	change(t, e, alice, "acme/greeter", sessions.Settings{Images: sessions.No})
+	if list, err := e.Builds(bg, "acme/greeter"); err != nil || slices.ContainsFunc(list, func(b sessions.Build) bool { return b.Usable }) {
+		t.Errorf("sessions still begin from one of %+v (%v)", list, err)
+	}
+	if b := built(t, e, "the build ends", failed); b.Reason != "Images were switched off." {
+		t.Errorf("the build failed because: %s", b.Reason)
+	}
+	quiet(t, w)
+	sessionstest.Eventually(t, "the image is removed", func() bool { return len(w.Provider.Saved()) == 0 })
+	if from, _ := used(t, w, e, "2.0"); from != "" {
+		t.Errorf("a session began from %s", from)
+	}
+	if _, err := e.RebuildImage(bg, "acme/greeter", alice.ID); !strings.Contains(problem(err), "switched off in the settings") {
+		t.Errorf("a rebuild: %v", err)
+	}
+	if _, err := e.RebuildImage(bg, "acme/billing", alice.ID); err != nil {
+		t.Errorf("a rebuild of another repository's: %v", err)
+	}
+	<-building
+	hang.Store(false)
+	if list, err := e.FailingBuilds(bg); err != nil || len(list) != 0 {
+		t.Errorf("administrators are told of %+v (%v)", list, err)
+	}
+	asked := w.Forge.HeadsAsked()
+	if err := e.RepositoryChanged(bg, "acme/greeter"); err != nil {
+		t.Fatal(err)
+	}
+	change(t, e, alice, sessions.ForAll, sessions.Settings{Images: sessions.No})
+	used(t, w, e, "3.0")
+	if n := w.Forge.HeadsAsked(); n != asked {
+		t.Errorf("the code host was asked %d times", n-asked)
+	}
+	quiet(t, w) // what was being built of the other one is over, too
+	// On again for this one, it has one at once, although a build has failed just now.
+	change(t, e, alice, "acme/greeter", sessions.Settings{Images: sessions.Yes})
+	built(t, e, "an image is built again", succeeded)
+}
+
+func TestABuildGivesScriptsTheTimeThatIsSetForTheRepository(t *testing.T) {
+	t.Parallel()
+	w, e := gallery(t)
+	given := make(chan sandbox.Preparation, 1)
+	w.Provider.Prepare = func(_ context.Context, _ *sessionstest.Box, c sandbox.Cmd) (int, error) {
+		var p sandbox.Preparation
+		if err := json.NewDecoder(c.Stdin).Decode(&p); err != nil {
+			return 0, err
+		}
+		given <- p
+		return sessionstest.Prepared(c, sandbox.Prepared{Commit: sessionstest.FirstCommit})
+	}
+	change(t, e, w.Person(e, "Alice"), "acme/greeter", sessions.Settings{SetupMinutes: 90})
+	w.Run(e)
+	used(t, w, e, "1.0")
+	if p := <-given; p.SetupTimeout != 90*time.Minute {
+		t.Errorf("a script may run for %s", p.SetupTimeout)
+	}
+	built(t, e, "an image is built", succeeded)
+	for _, s := range w.Provider.Specs() {
+		if s.Tags["build"] != "" && s.Lifetime < 3*time.Hour {
+			t.Errorf("the box of the build ends after %s", s.Lifetime)
+		}
 	}
 }
 

@@ -82,7 +82,11 @@ func (s *scrubber) holdBack(t string) int {
 // before it is known what follows: without the end that may begin a secret, and
 // never with a part of a secret that is there already.
 func (s *scrubber) safe(t string) int {
-	cut := len(t) - s.holdBack(t)
+	return s.undivided(t, len(t)-s.holdBack(t))
+}
+
+// undivided returns the last place up to cut where t can be cut without dividing a secret.
+func (s *scrubber) undivided(t string, cut int) int {
 	for {
 		start := s.startOfMatch(t, cut)
 		if start == cut {

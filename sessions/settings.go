@@ -29,19 +29,39 @@ type Settings struct {
 
 	Instructions string `json:"instructions,omitempty"` // added to the agent's
 	// Project says whether what the repository brings for the agent in .opencode and
-	// opencode.json runs: ProjectYes or ProjectNo. Empty is no, where nothing else is set for all.
+	// opencode.json runs: Yes or No. Empty is no, where nothing else is set for all.
 	Project string `json:"project,omitempty"`
+
+	// Images says whether the repository gets an image, Spares whether sandboxes are made
+	// ready before anybody has asked: Yes or No. Empty is yes, where nothing else is set for all.
+	Images string `json:"images,omitempty"`
+	Spares string `json:"spares,omitempty"`
 
 	Ports  []Port      `json:"ports,omitempty"`  // what sandboxes serve that people may open
 	Tools  []MCPServer `json:"tools,omitempty"`  // further tools of the agent
 	Skills []Skill     `json:"skills,omitempty"` // what the agent can read up on
 }
 
-// Values of Settings.Project.
+// Values of settings that are switches.
 const (
-	ProjectYes = "yes"
-	ProjectNo  = "no"
+	Yes = "yes"
+	No  = "no"
 )
+
+// The names of switches in a row of settings.
+const (
+	switchImages = "images"
+	switchSpares = "spares"
+)
+
+// switchedOn is an SQL condition: that a switch which is on unless somebody switches
+// it off is on for the repository that the SQL expression names: a column with its table.
+func switchedOn(name, repository string) string {
+	set := func(whose string) string {
+		return "(select body ->> '" + name + "' from repository_settings where repository = " + whose + ")"
+	}
+	return "coalesce(" + set(repository) + ", " + set("'"+ForAll+"'") + ", '" + Yes + "') = '" + Yes + "'"
+}
 
 // Port is a port inside sandboxes, on which a program of the repository serves HTTP.
 type Port struct {
@@ -102,6 +122,7 @@ func (s Settings) over(all Settings) Settings {
 		CPU: cmp.Or(s.CPU, all.CPU), MemMiB: cmp.Or(s.MemMiB, all.MemMiB), Regions: s.Regions,
 		LifetimeMinutes: cmp.Or(s.LifetimeMinutes, all.LifetimeMinutes), PromptMinutes: cmp.Or(s.PromptMinutes, all.PromptMinutes),
 		SetupMinutes: cmp.Or(s.SetupMinutes, all.SetupMinutes), Project: cmp.Or(s.Project, all.Project),
+		Images: cmp.Or(s.Images, all.Images), Spares: cmp.Or(s.Spares, all.Spares),
 		Instructions: strings.TrimSpace(all.Instructions + "\n\n" + s.Instructions),
 		Ports:        mergeBy(all.Ports, s.Ports, func(p Port) int { return p.Port }),
 		Tools:        mergeBy(all.Tools, s.Tools, func(m MCPServer) string { return m.Name }),
@@ -180,6 +201,7 @@ func (s Settings) differences(before Settings) []string {
 		{"lifetime", s.LifetimeMinutes, before.LifetimeMinutes}, {"time of a request", s.PromptMinutes, before.PromptMinutes},
 		{"time of scripts", s.SetupMinutes, before.SetupMinutes}, {"instructions", s.Instructions, before.Instructions},
 		{"what the repository brings", s.Project, before.Project}, {"ports", s.Ports, before.Ports},
+		{"whether there are images", s.Images, before.Images}, {"whether there are warm sandboxes", s.Spares, before.Spares},
 		{"tools", s.Tools, before.Tools}, {"skills", s.Skills, before.Skills},
 	} {
 		now, _ := json.Marshal(field.now) // they have been encoded before

@@ -29,7 +29,7 @@ const (
 
 // check says what is wrong with settings, as a *Problem.
 func (s Settings) check() error {
-	for _, check := range []func() error{s.checkResources, s.checkText, s.checkPorts, s.checkTools, s.checkSkills} {
+	for _, check := range []func() error{s.checkResources, s.checkSwitches, s.checkText, s.checkPorts, s.checkTools, s.checkSkills} {
 		if err := check(); err != nil {
 			return err
 		}
@@ -40,8 +40,6 @@ func (s Settings) check() error {
 func badSetting(format string, args ...any) error {
 	return &Problem{Code: "bad_setting", Text: fmt.Sprintf(format, args...)}
 }
-
-var regionName = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,40}$`)
 
 func (s Settings) checkResources() error {
 	within := func(what string, value, least, most float64, unit string) error {
@@ -64,18 +62,26 @@ func (s Settings) checkResources() error {
 	if len(s.Regions) > mostEntries {
 		return badSetting("There may be %d regions at most.", mostEntries)
 	}
-	for _, region := range s.Regions {
-		if !regionName.MatchString(region) {
-			return badSetting("%q is no region: use the provider's own names, such as us-east.", shorten(region, longestLabel))
+	if err := sandbox.CheckRegions(s.Regions); err != nil {
+		return badSetting("%s", sentenceOf(err))
+	}
+	return nil
+}
+
+func (s Settings) checkSwitches() error {
+	for _, one := range []struct{ whether, is string }{
+		{"what the repository brings may run", s.Project},
+		{"there are images", s.Images},
+		{"there are warm sandboxes", s.Spares},
+	} {
+		if one.is != "" && one.is != Yes && one.is != No {
+			return badSetting("Whether %s is %q: say yes, no or nothing.", one.whether, shorten(one.is, longestLabel))
 		}
 	}
 	return nil
 }
 
 func (s Settings) checkText() error {
-	if s.Project != "" && s.Project != ProjectYes && s.Project != ProjectNo {
-		return badSetting("Whether what the repository brings may run is %q: say yes, no or nothing.", shorten(s.Project, longestLabel))
-	}
 	return checkLong("The instructions", s.Instructions)
 }
 

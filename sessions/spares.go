@@ -46,7 +46,7 @@ const tagSpare = "spare"
 const spareLock = 0x6f697370617265
 
 // wantSpare has a spare of the repository started, unless one is there that
-// nobody has taken, or too many are, or they have cost too much.
+// nobody has taken, or too many are, or they have cost too much, or it shall have none.
 func (e *Engine) wantSpare(ctx context.Context, repository, cause string, lasts time.Duration, atLeast int) error {
 	if e.cfg.MaxSpares <= 0 || repository == "" {
 		return nil
@@ -82,7 +82,7 @@ func (e *Engine) wantSpare(ctx context.Context, repository, cause string, lasts 
 		added = true
 		_, err = t.ExecContext(ctx, `
 			insert into spares (id, repository, cause, until) select $1, name, $3, now() + make_interval(secs => $4)
-			from repositories where name = $2 and active`, newID(10), repository, cause, seconds(lasts))
+			from repositories where name = $2 and active and `+switchedOn(switchSpares, "repositories.name"), newID(10), repository, cause, seconds(lasts))
 		return err
 	})
 	if err != nil {
@@ -242,7 +242,8 @@ func (e *Engine) wantSandbox(ctx context.Context, session string) error {
 	res, err := e.db.ExecContext(ctx, `
 		update sandboxes b set wanted_until = now() + make_interval(secs => $2) from sessions s
 		where b.session_id = $1 and s.id = b.session_id and s.repository is not null and s.state = 'open'
-			and b.state in ('none', 'parked', 'lost', 'failed') and coalesce(b.wanted_until, '-infinity') < now()`,
+			and b.state in ('none', 'parked', 'lost', 'failed') and coalesce(b.wanted_until, '-infinity') < now()
+			and `+switchedOn(switchSpares, "s.repository"),
 		session, seconds(interestLasts))
 	if err != nil {
 		return fmt.Errorf("noting interest in session %s: %w", session, err)

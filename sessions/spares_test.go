@@ -276,6 +276,49 @@ func TestABusyRepositoryHasASpareWaiting(t *testing.T) {
 	}
 }
 
+func TestARepositoryWhoseWarmSandboxesAreSwitchedOffIsStartedWhenSomebodyAsks(t *testing.T) {
+	t.Parallel()
+	w, e, _ := running(t, withSpares, func(c *sessions.Config) {
+		c.PoolSize, c.ParkAfter, c.Admins = 2, 100*time.Millisecond, []string{"U1"}
+	})
+	alice := w.Person(e, "Alice")
+	interest(t, e)
+	waiting(t, w)
+	change(t, e, alice, "acme/greeter", sessions.Settings{Spares: sessions.No})
+	sessionstest.Eventually(t, "the one that waits is ended", func() bool { return spares(t, w, "ended") == 1 && len(w.Provider.Boxes()) == 0 })
+	// One that was asked for at the same moment is ended as well.
+	if _, err := w.DB.Exec(`insert into spares (id, repository, cause, until) values ('late', 'acme/greeter', 'interest', now() + interval '1 hour')`); err != nil {
+		t.Fatal(err)
+	}
+	sessionstest.Eventually(t, "the late one is ended", func() bool { return spares(t, w, "ended") == 2 && len(w.Provider.Boxes()) == 0 })
+	interest(t, e)
+	var last sessions.Accepted
+	for i := range 3 { // enough for a busy one
+		last = w.Ask(e, alice.ID, fmt.Sprint(i, ".0"), "acme/greeter: go")
+		if p := ended(t, e, last.Prompt.ID); p.State != sessions.Completed {
+			t.Errorf("it ended as %s: %s", p.State, p.Reason)
+		}
+	}
+	parked(t, w, last.Session.ID)
+	started := len(w.Provider.Specs())
+	if err := e.Interest(bg, sessions.Interest{Session: last.Session.ID}); err != nil {
+		t.Fatal(err)
+	}
+	if err := e.Interest(bg, sessions.Interest{Repository: "acme/billing"}); err != nil {
+		t.Fatal(err)
+	}
+	waiting(t, w) // of the other repository
+	for _, s := range w.Provider.Specs()[started:] {
+		if s.Tags["session"] != "" {
+			t.Errorf("the parked sandbox was started before anybody asked: %v", s.Tags)
+		}
+	}
+	var of int
+	if err := w.DB.Get(&of, `select count(*) from spares where repository = 'acme/greeter'`); err != nil || of != 2 {
+		t.Errorf("%d spares of the repository in all (%v)", of, err)
+	}
+}
+
 func TestASpareHasWhatIsSetNow(t *testing.T) {
 	t.Parallel()
 	w, e, ada := governed(t, withSpares, func(c *sessions.Config) { c.PoolSize = 1 })

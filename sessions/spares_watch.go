@@ -59,9 +59,10 @@ func spareCount(startsPerHour int) int {
 	return max(1, int(math.Ceil(expected+math.Sqrt(expected))))
 }
 
-// endOldSpares ends what has waited, or has been starting, for too long.
+// endOldSpares ends what has waited, or has been starting, for too long, or shall not
+// be there any more: it was asked for while spares were being switched off.
 func (e *Engine) endOldSpares(ctx context.Context) error {
-	return e.endSparesWhere(ctx, `until < now() or state <> 'ready' and claimed_at < now() - make_interval(secs => $1)`, seconds(e.cfg.BootTimeout))
+	return e.endSparesWhere(ctx, `not `+switchedOn(switchSpares, "spares.repository")+` or until < now() or state <> 'ready' and claimed_at < now() - make_interval(secs => $1)`, seconds(e.cfg.BootTimeout))
 }
 
 // endSilentSpares ends what was not heard of for a while; unlike a session's

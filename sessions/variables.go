@@ -281,6 +281,9 @@ func (e *Engine) changeSettings(ctx context.Context, by uuid.UUID, repository, w
 		if err := t.endSparesOf(ctx, repository); err != nil {
 			return err
 		}
+		if err := t.askForImage(ctx, repository); err != nil {
+			return err
+		}
 		_, err := t.ExecContext(ctx, `insert into setting_changes (repository, what, person) values ($1, $2, $3)`, repository, what, by)
 		if err != nil {
 			return fmt.Errorf("recording a change of settings: %w", err)
@@ -290,6 +293,7 @@ func (e *Engine) changeSettings(ctx context.Context, by uuid.UUID, repository, w
 	if errors.Is(err, errNothingChanged) {
 		return nil
 	}
+	e.hub.wake(topicImages)
 	return err
 }
 

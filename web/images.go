@@ -31,6 +31,7 @@ type imagePage struct {
 	Repository string
 	Path       string // of the page
 	Admin      bool
+	None       string          // why there are no images, a sentence
 	Current    *sessions.Build // what sessions start from
 	Open       *sessions.Build // what is being built
 	Failing    *sessions.Build // the newest build, if it failed
@@ -47,6 +48,9 @@ func (s *Server) imagePage(r *http.Request, v viewer) (imagePage, error) {
 		return p, errNoRepository
 	}
 	if err != nil {
+		return p, err
+	}
+	if p.None, err = s.engine.NoImages(r.Context(), repository); err != nil {
 		return p, err
 	}
 	p.Admin = v.Admin
@@ -136,7 +140,7 @@ func (s *Server) getImage(w http.ResponseWriter, r *http.Request, v viewer) erro
 	for _, b := range p.Builds {
 		builds = append(builds, buildJSON{b.ID, b.Why, b.State, b.Reason, b.Warning, b.Commit, b.Image, b.Usable, b.QueuedAt, b.StartedAt, b.EndedAt})
 	}
-	writeJSON(w, http.StatusOK, map[string]any{"repository": p.Repository, "builds": builds, "log": p.Log})
+	writeJSON(w, http.StatusOK, map[string]any{"repository": p.Repository, "none": p.None, "builds": builds, "log": p.Log})
 	return nil
 }
 

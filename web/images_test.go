@@ -11,7 +11,7 @@ import (
 
 func TestThePageOfAnImageShowsItsBuildsAndLetsAdministratorsBuildIt(t *testing.T) {
 	t.Parallel()
-	r := newRig(t)
+	r := newRigWith(t, func(c *sessions.Config) { c.ImageBuilds = 1 })
 	alice, bob := r.signIn(t, "alice"), r.signIn(t, "bob")
 	const path = "/repositories/acme/greeter/image"
 	run := func(statement string) {
@@ -52,6 +52,14 @@ func TestThePageOfAnImageShowsItsBuildsAndLetsAdministratorsBuildIt(t *testing.T
 	}
 	if status := bob.call("GET", "/api"+path, "", &api); status != http.StatusOK || len(api.Builds) != 2 || api.Builds[0].State != "failed" || !api.Builds[1].Usable || api.Log == "" {
 		t.Errorf("the API answers %d, %+v", status, api)
+	}
+	run(`insert into repository_settings (repository, body) values ('', '{"images": "no"}')`)
+	page = alice.page(path)
+	for want, is := range map[string]bool{"There are no images": true, "Images are switched off in the settings": true,
+		"Up to date": false, "last build failed": false, "Build it anew": false, ".openinspect/setup.sh failed.": true} {
+		if strings.Contains(page, want) != is {
+			t.Errorf("when they are switched off the page has %q: %v\n%s", want, !is, page)
+		}
 	}
 	for _, unknown := range []string{"/api/repositories/acme/nothing/image", path + "/nothing/log", "/api/repositories/acme/greeter/images"} {
 		if status := bob.call("GET", unknown, "", nil); status != http.StatusNotFound {

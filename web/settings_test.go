@@ -38,6 +38,7 @@ func TestAnAdministratorSetsWhatARepositoryNeeds(t *testing.T) {
 	page.click("#set-variable [type=submit]")
 	page.until(`document.querySelector('#variables').textContent.includes('NPM_TOKEN')`)
 	page.fill("#mem_mib", "8192")
+	page.do(chromedp.SetValue(chromedp.CSS("#images"), "no"), chromedp.SetValue(chromedp.CSS("#spares"), "no"))
 	page.click("[data-add=port]")
 	page.fill("[data-rows=ports] [data-field=port]", "3000")
 	page.fill("[data-rows=ports] [data-field=label]", "Shop")
@@ -48,10 +49,11 @@ func TestAnAdministratorSetsWhatARepositoryNeeds(t *testing.T) {
 	page.click("#change-settings [type=submit]")
 	page.until(`document.querySelector('.save [role=status]').textContent === 'Saved.'`)
 	page.do(chromedp.Reload())
-	page.until(`document.querySelector('#mem_mib').value === '8192' && document.querySelector('#instructions').value === 'Write tests first.'`)
+	page.until(`document.querySelector('#mem_mib').value === '8192' && document.querySelector('#instructions').value === 'Write tests first.' &&
+		document.querySelector('#images').value === 'no' && document.querySelector('#spares').value === 'no'`)
 	html := alice.page("/repositories/acme/greeter")
 	for _, want := range []string{"NPM_TOKEN", "Secret", "set by Alice Ahmed", `value="Shop"`, "https://mcp.linear.app/mcp",
-		"set the secret NPM_TOKEN", "changed memory, instructions, ports, tools"} {
+		"set the secret NPM_TOKEN", "changed memory, instructions, ports, whether there are images, whether there are warm sandboxes, tools"} {
 		if !strings.Contains(html, want) {
 			t.Errorf("the page does not show %q", want)
 		}

@@ -21,7 +21,7 @@ func parseTemplates(static *assets) (*template.Template, error) {
 	t, err := template.New("").Funcs(template.FuncMap{
 		"asset": static.url, "initials": initials, "hue": hue, "money": money, "millis": millis, "bytes": byteCount,
 		"ago": ago, "clock": clock, "short": short, "safeURL": safeURL, "base": path.Base, "dir": dir, "plural": plural,
-		"title": sentence, "join": joined, "headerLines": headerLines, "field": newField,
+		"title": sentence, "join": joined, "headerLines": headerLines, "field": newField, "switch": newSwitch,
 		"noPort": func() sessions.Port { return sessions.Port{} }, "noTool": func() sessions.MCPServer { return sessions.MCPServer{} },
 		"noSkill": func() sessions.Skill { return sessions.Skill{} },
 	}).ParseFS(templateFiles, "templates/*.html")
@@ -57,6 +57,16 @@ func newField(name, label, unit string, own, all any, least, most, step string) 
 		f.All = "as usual"
 	}
 	return f
+}
+
+// switchField is a thing that is on unless it is switched off, in a form of settings.
+type switchField struct {
+	Name, Label, Own, All string
+	Inherits              bool // what holds for all holds where nothing is set
+}
+
+func newSwitch(name, label, own, all string, repository *sessions.Repository) switchField {
+	return switchField{Name: name, Label: label, Own: own, All: all, Inherits: repository != nil}
 }
 
 // initials are a person's in at most two letters.

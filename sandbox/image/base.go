@@ -101,7 +101,7 @@ func goTool() Tool {
 	return Tool{Name: "Go", Program: "go", packages: []string{"golang-go"},
 		commands: []string{
 			"RUN GOTOOLCHAIN=go" + goVersion + " GOMODCACHE=/opt/go GOFLAGS=-modcacherw go version && chmod -R a+rX /opt/go" +
-				" && ln -s " + toolchain + "go " + toolchain + "gofmt /usr/local/bin/",
+				" && rm -rf /opt/go/cache && ln -s " + toolchain + "go " + toolchain + "gofmt /usr/local/bin/",
 		},
 		Without: "Repositories in Go cannot be built: install Go below /usr."}
 }
@@ -109,7 +109,7 @@ func goTool() Tool {
 func playwrightTool() Tool {
 	return Tool{Name: "Playwright with Chromium", Program: "playwright",
 		commands: []string{
-			"ENV PLAYWRIGHT_BROWSERS_PATH=/opt/playwright",
+			"ENV PLAYWRIGHT_BROWSERS_PATH=" + sandbox.Browsers,
 			"RUN npm install --global --no-fund --no-audit playwright@" + playwrightVersion +
 				" && playwright install --with-deps chromium && rm -rf /var/lib/apt/lists/* && npm cache clean --force",
 		},
@@ -119,8 +119,9 @@ func playwrightTool() Tool {
 // Base is the base image of sandboxes. The supervisor is not in it: a box fetches
 // the one that fits its control plane.
 func Base() Recipe {
-	var packages, commands []string
+	var packages, commands, programs []string
 	for _, tool := range Tools() {
+		programs = append(programs, tool.Program)
 		packages = append(packages, tool.packages...)
 		commands = append(commands, tool.commands...)
 	}
@@ -136,6 +137,7 @@ func Base() Recipe {
 		fmt.Sprintf("RUN mkdir -p %s %s %s && cd /tmp && tar -xzf \"$(npm pack --silent %s@%s)\" package/bin/opencode"+
 			" && echo \"%s  package/bin/opencode\" | sha256sum --check --strict && mv package/bin/opencode %s && chmod 755 %s && rm -rf /tmp/* && npm cache clean --force",
 			sandbox.Home, sandbox.Workspace, sandbox.Tools, build.pkg, OpenCodeVersion, build.sha256, opencode, opencode),
+		"RUN for program in "+strings.Join(programs, " ")+"; do command -v $program || { echo $program is missing; exit 1; }; done",
 		"ENV LANG=C.UTF-8",
 		"WORKDIR "+sandbox.Workspace,
 	)}

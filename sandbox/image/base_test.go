@@ -36,6 +36,12 @@ func TestTheRecipeNamesNoHostAndPinsWhatItFetches(t *testing.T) {
 			t.Errorf("the recipe lacks %s", want)
 		}
 	}
+	_, looked, _ := strings.Cut(text, "RUN for program in ")
+	for _, tool := range Tools() {
+		if !strings.Contains(looked, tool.Program) {
+			t.Errorf("a build that leaves %s out succeeds", tool.Program)
+		}
+	}
 	for line := range strings.Lines(text) {
 		if word, _, _ := strings.Cut(strings.TrimSpace(line), " "); word != "#" && word != "FROM" && word != "RUN" && word != "ENV" && word != "WORKDIR" {
 			t.Errorf("%q is no command that every builder of images knows", line)

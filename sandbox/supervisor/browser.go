@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/chromedp/chromedp"
+
+	"openinspect/sandbox"
 )
 
 // browserTime bounds one picture, with the start of the browser.
@@ -33,8 +35,8 @@ func browserPath(installed []string, home, playwright string) (string, error) {
 			return path, nil
 		}
 	}
-	for _, dir := range []string{playwright, filepath.Join(home, ".cache", "ms-playwright"), "/opt/ms-playwright"} {
-		for _, program := range []string{"chromium-*/chrome-linux*/chrome", "chromium_headless_shell-*/chrome-*/headless_shell"} {
+	for _, dir := range []string{playwright, filepath.Join(home, ".cache", "ms-playwright"), sandbox.Browsers} {
+		for _, program := range []string{"chromium-*/chrome-linux*/chrome", "chromium_headless_shell-*/chrome-*/*headless?shell"} {
 			if found, _ := filepath.Glob(filepath.Join(dir, program)); dir != "" && len(found) > 0 { // the pattern is well formed
 				return found[len(found)-1], nil
 			}

@@ -227,15 +227,20 @@ func TestWithoutABrowserTheAgentIsToldWhoCanHelp(t *testing.T) {
 	if _, err := browserPath([]string{"no-such-browser"}, home, ""); err == nil || !strings.Contains(err.Error(), "an operator can install Chromium") {
 		t.Errorf("without a browser: %v", err)
 	}
-	path := filepath.Join(home, ".cache", "ms-playwright", "chromium-1200", "chrome-linux", "chrome")
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(path, nil, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	if got, err := browserPath([]string{"no-such-browser"}, home, ""); err != nil || got != path {
-		t.Errorf("Playwright's browser is found at %q (%v)", got, err)
+	for _, path := range []string{ // of older releases of Playwright, and of 1.65
+		filepath.Join(home, ".cache", "ms-playwright", "chromium-1200", "chrome-linux", "chrome"),
+		filepath.Join(home, "set", "chromium_headless_shell-1255", "chrome-headless-shell-linux64", "chrome-headless-shell"),
+		filepath.Join(home, "set", "chromium-1255", "chrome-linux64", "chrome"),
+	} {
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, nil, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := browserPath([]string{"no-such-browser"}, home, filepath.Join(home, "set")); err != nil || got != path {
+			t.Errorf("Playwright's browser is found at %q (%v), not %q", got, err, path)
+		}
 	}
 }
 

@@ -43,6 +43,7 @@ function settings(form) {
     cpu: number(f.cpu.value), mem_mib: number(f.mem_mib.value), regions: words(f.regions.value),
     lifetime_minutes: number(f.lifetime_minutes.value), prompt_minutes: number(f.prompt_minutes.value),
     setup_minutes: number(f.setup_minutes.value), instructions: f.instructions.value.trim(), project: f.project.value,
+    images: f.images.value, spares: f.spares.value,
     ports: rows(form, 'ports'), tools: rows(form, 'tools'), skills: rows(form, 'skills'),
   };
 }
