@@ -208,7 +208,10 @@ func (c *control) machineHandler(route modelRoute) (http.Handler, error) {
 	}
 	return doors.New(doors.Config{
 		Auth: doorAuth{c.engine}, Next: next, Log: c.log,
-		Git: doors.NewGit(doors.GitConfig{Upstream: gitUpstream{c.forge}, Pushed: c.engine.Pushed, Log: c.log}),
+		Git: doors.NewGit(doors.GitConfig{
+			Upstream: gitUpstream{c.forge}, Pushed: c.engine.Pushed,
+			Secrets: doorSecrets{c.engine}.find, Refused: c.engine.Withheld, Log: c.log,
+		}),
 		Model: doors.NewModel(doors.ModelConfig{
 			Providers: map[string]doors.Provider{route.Protocol: {
 				Protocol: doors.Protocol(route.Protocol), BaseURL: strings.TrimSuffix(route.BaseURL, "/"),

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"io"
+	"iter"
 	"math"
 	"slices"
 )
@@ -26,8 +27,8 @@ type needle struct {
 	name string // of the secret
 }
 
-// NewMatcher makes a matcher for secrets by their names. One without any finds nothing.
-func NewMatcher(secrets map[string]string) *Matcher {
+// NewMatcher makes a matcher for values of secrets by their names, each of which may have several. One without any finds nothing.
+func NewMatcher(secrets iter.Seq2[string, string]) *Matcher {
 	var all []needle
 	for name, value := range secrets {
 		for _, form := range SecretForms(value) {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"io"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"strings"
@@ -22,8 +23,8 @@ func TestEveryFormOfASecretIsFound(t *testing.T) {
 		for i, value := range rapid.SliceOfN(rapid.StringMatching(`[ab/+]{8,12}`), 1, 4).Draw(t, "secrets") {
 			secrets[fmt.Sprintf("S%d", i)] = value
 		}
-		m := NewMatcher(secrets)
-		pieces := rapid.SliceOfN(rapid.OneOf(rapid.StringMatching(`[ab/+]{0,9}`), rapid.SampledFrom(slices.Collect(values(secrets)))), 0, 6).Draw(t, "pieces")
+		m := NewMatcher(maps.All(secrets))
+		pieces := rapid.SliceOfN(rapid.OneOf(rapid.StringMatching(`[ab/+]{0,9}`), rapid.SampledFrom(slices.Collect(maps.Values(secrets)))), 0, 6).Draw(t, "pieces")
 		text := strings.Join(pieces, "")
 		there := false
 		for _, value := range secrets {
@@ -42,23 +43,13 @@ func TestEveryFormOfASecretIsFound(t *testing.T) {
 	})
 }
 
-func values(m map[string]string) func(func(string) bool) {
-	return func(yield func(string) bool) {
-		for _, v := range m {
-			if !yield(v) {
-				return
-			}
-		}
-	}
-}
-
 // BenchmarkSearchingAFile measures how fast one large file is looked through.
 func BenchmarkSearchingAFile(b *testing.B) {
 	data := make([]byte, 64<<20)
 	for i := range data {
 		data[i] = "etaoin shrdlu cmfwyp vbgkqj xz.,;(){}=+-/*0123456789\n"[rand.IntN(53)]
 	}
-	m := NewMatcher(map[string]string{"A": "npm_5Jk2pQ9xZr7Wm3Tn", "B": "another-secret-value", "C": "d41d8cd98f00b204e9800998ecf8427e"})
+	m := NewMatcher(maps.All(map[string]string{"A": "npm_5Jk2pQ9xZr7Wm3Tn", "B": "another-secret-value", "C": "d41d8cd98f00b204e9800998ecf8427e"}))
 	buf := m.Buffer()
 	b.SetBytes(int64(len(data)))
 	for b.Loop() {

@@ -28,7 +28,7 @@ type FindSecret func(data []byte) (name string)
 const mostLeaks = 3
 
 // leaksAdvice ends a refusal.
-const leaksAdvice = "nothing was pushed: read the value from the environment instead, take it out of what was committed " +
+const leaksAdvice = "; read the value from the environment instead, take it out of what was committed " +
 	"(git commit --amend, or git rebase if it is in an earlier commit) and push again"
 
 // withoutSecrets returns the rest of a push, which the caller closes, if there is no
@@ -128,7 +128,7 @@ func (p *pushRequest) leaks(rest *os.File, find FindSecret) string {
 		if more := len(places) - mostLeaks; more > 0 {
 			places = append(places[:mostLeaks], fmt.Sprintf("and %d more", more))
 		}
-		return strings.Join(places, ", ") + "; " + leaksAdvice
+		return strings.Join(places, ", ") + leaksAdvice
 	case errors.Is(err, errThinPack):
 		return "this push cannot be looked through for secrets, because it builds on objects that are not in it: push with --no-thin"
 	case errors.Is(err, errPackTooLarge):

@@ -28,7 +28,7 @@ func newGuardedSandbox(t testing.TB) (s *gitSandbox, refused *atomic.Int32) {
 		c.Secrets = func(context.Context, Access) (FindSecret, error) { return findToken, nil }
 		c.Refused = func(_ context.Context, session string) error {
 			if session != "s1" {
-				return fmt.Errorf("no session %s", session)
+				return fmt.Errorf("session %s", session)
 			}
 			refused.Add(1)
 			return nil
@@ -49,7 +49,7 @@ func TestACommittedSecretDoesNotLeaveUntilItIsTakenOut(t *testing.T) { // I7
 	git(t, s.dir, nil, "rm", "-q", "deploy/prod/config.env")
 	git(t, s.dir, nil, "commit", "-q", "-m", "take it away again")
 	out, err := s.git("push", "-o", "ci.skip", "origin", "inspect/s1")
-	if want := "[remote rejected] inspect/s1 -> inspect/s1 (commit " + guilty[:12] + " has in deploy/prod/config.env the value of NPM_TOKEN; nothing was pushed: "; err == nil || !strings.Contains(out, want) {
+	if want := "[remote rejected] inspect/s1 -> inspect/s1 (commit " + guilty[:12] + " has in deploy/prod/config.env the value of NPM_TOKEN; read the value from the environment instead"; err == nil || !strings.Contains(out, want) {
 		t.Fatalf("git does not say %q: %v\n%s", want, err, out)
 	}
 	if s.host.ref(t, "refs/heads/inspect/s1") != "" || len(s.host.recorded()) != 0 || refused.Load() != 1 {
@@ -86,11 +86,11 @@ func TestWhereverACommitHoldsASecretItIsFound(t *testing.T) {
 			commit(t, s.dir, "big.txt", filler[:100]+npmToken+filler[100:])
 		}},
 		{"in pieces, half of it from the version before", " has in big.txt the value of NPM_TOKEN", func(t *testing.T, s *gitSandbox) {
-			commit(t, s.dir, "big.txt", filler[:1700]+npmToken[:10]+"\n"+filler[1700:])
+			commit(t, s.dir, "big.txt", filler[:1700]+npmToken[:10]+"\n"+filler[1700:]+filler) // git makes the smaller of the larger
 			commit(t, s.dir, "big.txt", filler[:1700]+npmToken+"\n"+filler[1700:])
 			git(t, s.dir, nil, "repack", "-q", "-a", "-d", "-f")
 		}},
-		{"more often than is told", ", and 1 more; nothing was pushed", func(t *testing.T, s *gitSandbox) {
+		{"more often than is told", ", and 1 more; read the value", func(t *testing.T, s *gitSandbox) {
 			for i := range 4 {
 				commit(t, s.dir, fmt.Sprintf("%d.txt", i), fmt.Sprint(npmToken, i))
 			}

@@ -46,7 +46,7 @@ func newVault(environ []string) *vault {
 		}
 	}
 	maps.DeleteFunc(values, func(name, _ string) bool { return !names[name] })
-	return &vault{secrets: values, matcher: sandbox.NewMatcher(values)}
+	return &vault{secrets: values, matcher: sandbox.NewMatcher(maps.All(values))}
 }
 
 func (v *vault) empty() bool { return len(v.secrets) == 0 }
