@@ -68,3 +68,4 @@ create table port_entries (
     expires_at timestamptz not null
 );
 create index port_entries_login on port_entries (login);
+alter table sandboxes add port_used_at timestamptz; -- when somebody was last seen at one; not to the second
