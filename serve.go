@@ -202,7 +202,7 @@ func (c *control) machineHandler(route modelRoute) (http.Handler, error) {
 	}
 	next := http.NewServeMux()
 	next.Handle(sandbox.BridgePath, sandbox.BridgeHandler(c.engine.ServeBridge))
-	next.Handle(sandbox.UploadPath, sandbox.UploadHandler(c.engine.TakeUpload))
+	next.Handle(sandbox.UploadPath, sandbox.UploadHandler(c.engine.AdmitUpload, c.engine.TakeUpload))
 	if c.executable != nil {
 		next.Handle("GET "+sandbox.SupervisorPath+"{sha256}", c.executable.handler(doorAuth{c.engine}, c.log))
 	}

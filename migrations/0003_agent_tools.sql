@@ -31,6 +31,8 @@ create table pictures (
 );
 create unique index pictures_good on pictures (artifact) where revoked_at is null;
 
+create index calls_lately on calls (session_id, created_at);
+
 -- What the agent asked people. Open until somebody asks for something in the
 -- session, which is the answer.
 create table questions (

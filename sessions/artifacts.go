@@ -49,13 +49,24 @@ func (e *Engine) ArtifactFile(ctx context.Context, artifact uuid.UUID) (File, er
 	return f, nil
 }
 
+// AdmitUpload says whether a sandbox may send files. Refusals are *sandbox.RefusedUpload.
+func (e *Engine) AdmitUpload(ctx context.Context, token string) error {
+	_, err := e.uploader(ctx, token)
+	return err
+}
+
+func (e *Engine) uploader(ctx context.Context, token string) (Grant, error) {
+	grant, err := e.Authenticate(ctx, token)
+	if errors.Is(err, ErrNotFound) || err == nil && grant.Branch == "" {
+		err = &sandbox.RefusedUpload{Text: "This sandbox works for no session, so nobody would see the file."}
+	}
+	return grant, err
+}
+
 // TakeUpload keeps a file that a sandbox sent until a call claims it. Refusals are
 // *sandbox.RefusedUpload.
 func (e *Engine) TakeUpload(ctx context.Context, token string, u sandbox.Upload) error {
-	grant, err := e.Authenticate(ctx, token)
-	if errors.Is(err, ErrNotFound) || err == nil && grant.Branch == "" {
-		return &sandbox.RefusedUpload{Text: "This sandbox works for no session, so nobody would see the file."}
-	}
+	grant, err := e.uploader(ctx, token)
 	if err != nil {
 		return err
 	}
@@ -66,9 +77,15 @@ func (e *Engine) TakeUpload(ctx context.Context, token string, u sandbox.Upload)
 	if len(u.Data) == 0 {
 		return &sandbox.RefusedUpload{Text: "The file is empty."}
 	}
-	if u.Data, err = e.cleanFile(token, u.Data); err != nil {
+	around, err := e.surroundings(ctx, grant.Repository)
+	if err = unlessProblem(err); err != nil {
 		return err
 	}
+	scrub := e.scrub.with(append(around.values(), token)...)
+	if u.Data, err = cleanFile(scrub, u.Data); err != nil {
+		return err
+	}
+	u.Name = scrub.text(u.Name)
 	return e.transact(ctx, func(t *tx) error {
 		if _, err := t.lockSession(ctx, grant.Session); err != nil {
 			return err
@@ -78,10 +95,10 @@ func (e *Engine) TakeUpload(ctx context.Context, token string, u sandbox.Upload)
 }
 
 // cleanFile removes secrets from text, and refuses other files that hold one (I10).
-func (e *Engine) cleanFile(token string, data []byte) ([]byte, error) {
-	clean := []byte(e.scrub.with(token).text(string(data)))
+func cleanFile(scrub *scrubber, data []byte) ([]byte, error) {
+	clean := []byte(scrub.text(string(data)))
 	if !bytes.Equal(clean, data) && (!utf8.Valid(data) || bytes.IndexByte(data, 0) >= 0) {
-		return nil, &sandbox.RefusedUpload{Text: "The file contains a secret of this deployment, so it is not taken."}
+		return nil, &sandbox.RefusedUpload{Text: "The file contains the value of a secret, so it is not taken."}
 	}
 	return clean, nil
 }

@@ -79,8 +79,8 @@ func TestFilesThatCannotBeTakenAreRefusedWithASentence(t *testing.T) {
 		{"no-uuid", "no proper id", png},
 		{id(), "is empty", nil},
 		{id(), "larger than the 20 MB", make([]byte, sandbox.MaxUpload+1)},
-		{id(), "contains a secret", append(bytes.Clone(png), "hunter2hunter2"...)},
-		{id(), "contains a secret", append(bytes.Clone(png), token...)},
+		{id(), "contains the value of a secret", append(bytes.Clone(png), "hunter2hunter2"...)},
+		{id(), "contains the value of a secret", append(bytes.Clone(png), token...)},
 	} {
 		err := h.box.Upload(h.ctx, c.id, "x.png", c.data)
 		if no := (*sandbox.RefusedUpload)(nil); !errors.As(err, &no) || !strings.Contains(no.Text, c.says) {
@@ -204,4 +204,23 @@ func TestASandboxThatWaitsForASessionSendsNoFiles(t *testing.T) {
 	if no := (*sandbox.RefusedUpload)(nil); !errors.As(err, &no) || !strings.Contains(no.Text, "works for no session") {
 		t.Errorf("a file of a spare: %v", err)
 	}
+}
+
+func TestASecretOfTheRepositoryIsInNoFileThatIsShown(t *testing.T) { // I10
+	t.Parallel()
+	w, e, ada := governed(t)
+	begun := hands(t, w)
+	w.Run(e)
+	set(t, e, ada, "acme/greeter", "NPM_TOKEN", "npm-token-of-greeter", true)
+	w.Ask(e, ada.ID, "1.0", "acme/greeter: greet")
+	h := <-begun
+	shown := h.upload("npm-token-of-greeter.log", "npm-token-of-greeter", []byte("token=npm-token-of-greeter"))
+	f, err := e.ArtifactFile(bg, uuid.MustParse(shown.ID))
+	if err != nil || string(f.Data) != "token=[redacted]" || f.Name != "[redacted].log" || f.Title != "[redacted]" {
+		t.Errorf("the file is %q, %q, %q (%v)", f.Data, f.Name, f.Title, err)
+	}
+	if err := h.box.Upload(h.ctx, uuid.NewString(), "x.png", append(bytes.Clone(png), "npm-token-of-greeter"...)); err == nil || !strings.Contains(err.Error(), "value of a secret") {
+		t.Errorf("a picture with it: %v", err)
+	}
+	h.done <- "done"
 }
