@@ -85,7 +85,7 @@ type Config struct {
 	ParkAfter        time.Duration `env:"PARK_AFTER" envDefault:"10m" desc:"how long a sandbox may be idle before it is parked"`
 	SnapshotAfter    time.Duration `env:"SNAPSHOT_AFTER" envDefault:"15s" desc:"how long a sandbox is idle after a prompt before a snapshot is taken; 0s: only parking saves it"`
 	ArchiveAfter     time.Duration `env:"ARCHIVE_AFTER" envDefault:"720h" desc:"sessions in which nothing happens for so long are archived; 0s: never"`
-	ArchiveDelete    time.Duration `env:"ARCHIVE_DELETE_AFTER" envDefault:"168h" desc:"how long the files of an archived session's sandbox are kept; its branch stays"`
+	ArchiveDelete    time.Duration `env:"ARCHIVE_DELETE_AFTER" envDefault:"168h" desc:"how long the files of an archived session's sandbox, and those that it showed, are kept; its branch stays, and so do pictures in pull requests"`
 	ParkOnExit       bool          `env:"PARK_ON_EXIT" envDefault:"false" desc:"park all sandboxes when the control plane ends, instead of leaving them running; what runs in them goes on when the next one starts"`
 	MaxSandboxes     int           `env:"MAX_SANDBOXES" envDefault:"20" desc:"sandboxes running at once"`
 	MaxSpares        int           `env:"MAX_SPARES" envDefault:"4" desc:"sandboxes that may be made ready before anybody has asked, of MAX_SANDBOXES; 0: none"`

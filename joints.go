@@ -93,3 +93,17 @@ func (t doorTools) ToolServer(ctx context.Context, a doors.Access, name string) 
 	}
 	return server, nil
 }
+
+// doorSecrets finds the secrets that a session may not push.
+type doorSecrets struct{ engine *sessions.Engine }
+
+func (s doorSecrets) find(ctx context.Context, a doors.Access) (doors.FindSecret, error) {
+	if a.Branch == "" {
+		return nil, nil // it pushes nothing
+	}
+	m, err := s.engine.CommitSecrets(ctx, a.Session)
+	if err != nil || m == nil {
+		return nil, err
+	}
+	return m.Named, nil
+}

@@ -202,13 +202,16 @@ func (c *control) machineHandler(route modelRoute) (http.Handler, error) {
 	}
 	next := http.NewServeMux()
 	next.Handle(sandbox.BridgePath, sandbox.BridgeHandler(c.engine.ServeBridge))
-	next.Handle(sandbox.UploadPath, sandbox.UploadHandler(c.engine.TakeUpload))
+	next.Handle(sandbox.UploadPath, sandbox.UploadHandler(c.engine.AdmitUpload, c.engine.TakeUpload))
 	if c.executable != nil {
 		next.Handle("GET "+sandbox.SupervisorPath+"{sha256}", c.executable.handler(doorAuth{c.engine}, c.log))
 	}
 	return doors.New(doors.Config{
 		Auth: doorAuth{c.engine}, Next: next, Log: c.log,
-		Git: doors.NewGit(doors.GitConfig{Upstream: gitUpstream{c.forge}, Pushed: c.engine.Pushed, Log: c.log}),
+		Git: doors.NewGit(doors.GitConfig{
+			Upstream: gitUpstream{c.forge}, Pushed: c.engine.Pushed,
+			Secrets: doorSecrets{c.engine}.find, Refused: c.engine.Withheld, Log: c.log,
+		}),
 		Model: doors.NewModel(doors.ModelConfig{
 			Providers: map[string]doors.Provider{route.Protocol: {
 				Protocol: doors.Protocol(route.Protocol), BaseURL: strings.TrimSuffix(route.BaseURL, "/"),

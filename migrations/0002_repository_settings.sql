@@ -48,6 +48,9 @@ create index setting_changes_repository on setting_changes (repository, id desc)
 alter table sandboxes add kept text not null default '';
 alter table sandboxes add kept_at timestamptz;
 
+-- When a push was refused last because of a secret in it; null once one is taken.
+alter table sandboxes add withheld_at timestamptz;
+
 -- What a box was started with, in seconds; null: as the configuration says. Settings
 -- may change while it lives: they are those of the generation that is given.
 alter table sandboxes add given bigint;
@@ -65,3 +68,4 @@ create table port_entries (
     expires_at timestamptz not null
 );
 create index port_entries_login on port_entries (login);
+alter table sandboxes add port_used_at timestamptz; -- when somebody was last seen at one; not to the second

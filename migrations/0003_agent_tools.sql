@@ -14,7 +14,8 @@ create table artifact_files (
     mime       text not null,              -- as its first bytes say
     size       integer not null,           -- bytes
     data       bytea not null,
-    created_at timestamptz not null default now()
+    created_at timestamptz not null default now(),
+    gone_at    timestamptz                 -- since when data is deleted, with what was saved of the session
 );
 alter table artifact_files alter column data set storage external; -- pictures do not get smaller
 create index artifact_files_session on artifact_files (session_id);
@@ -30,6 +31,8 @@ create table pictures (
     revoked_by uuid references people (id)
 );
 create unique index pictures_good on pictures (artifact) where revoked_at is null;
+
+create index calls_lately on calls (session_id, created_at);
 
 -- What the agent asked people. Open until somebody asks for something in the
 -- session, which is the answer.

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -39,13 +40,37 @@ type RefusedUpload struct{ Text string }
 
 func (r *RefusedUpload) Error() string { return r.Text }
 
+// uploadsAtOnce is how many files one sandbox may send at the same time: each is in
+// memory as a whole.
+const uploadsAtOnce = 2
+
 // UploadHandler is the control plane's end: it gives each file to take, with the
-// token that came in TokenHeader, not yet checked.
-func UploadHandler(take func(ctx context.Context, token string, u Upload) error) http.Handler {
+// token that came in TokenHeader. Before the file is read, admit checks the token. Its
+// refusals and take's are *RefusedUpload.
+func UploadHandler(admit func(ctx context.Context, token string) error, take func(ctx context.Context, token string, u Upload) error) http.Handler {
+	var mu sync.Mutex
+	sending := map[string]int{} // by token
+	begin := func(token string, by int) bool {
+		mu.Lock()
+		defer mu.Unlock()
+		if sending[token] += by; sending[token] == 0 {
+			delete(sending, token)
+		}
+		return sending[token] <= uploadsAtOnce
+	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		token := r.Header.Get(TokenHeader)
 		if r.Method != http.MethodPut || token == "" {
 			http.Error(w, "a file is put here, with the sandbox's token", http.StatusUnauthorized)
+			return
+		}
+		if err := admit(r.Context(), token); err != nil {
+			refuseUpload(w, err)
+			return
+		}
+		defer begin(token, -1)
+		if !begin(token, 1) {
+			http.Error(w, "Too many files are sent at once: send one after the other.", http.StatusTooManyRequests)
 			return
 		}
 		if err := http.NewResponseController(w).SetReadDeadline(time.Now().Add(uploadTime)); err != nil {
@@ -62,16 +87,20 @@ func UploadHandler(take func(ctx context.Context, token string, u Upload) error)
 			return
 		}
 		err = take(r.Context(), token, Upload{ID: strings.TrimPrefix(r.URL.Path, UploadPath), Name: r.URL.Query().Get("name"), Data: data})
-		var refused *RefusedUpload
-		switch {
-		case errors.As(err, &refused):
-			http.Error(w, refused.Text, http.StatusUnprocessableEntity)
-		case err != nil:
-			http.Error(w, "the control plane cannot take the file at the moment", http.StatusServiceUnavailable)
-		default:
-			w.WriteHeader(http.StatusNoContent)
+		if err != nil {
+			refuseUpload(w, err)
+			return
 		}
+		w.WriteHeader(http.StatusNoContent)
 	})
+}
+
+func refuseUpload(w http.ResponseWriter, err error) {
+	if refused, ok := errors.AsType[*RefusedUpload](err); ok {
+		http.Error(w, refused.Text, http.StatusUnprocessableEntity)
+		return
+	}
+	http.Error(w, "the control plane cannot take the file at the moment", http.StatusServiceUnavailable)
 }
 
 // TooLargeUpload is what the agent reads of a file over MaxUpload.
@@ -99,7 +128,8 @@ func (c Control) Put(ctx context.Context, token string, u Upload) error {
 	switch {
 	case err != nil:
 		return fmt.Errorf("sending a file to the control plane: %w", err)
-	case resp.StatusCode == http.StatusUnprocessableEntity, resp.StatusCode == http.StatusRequestEntityTooLarge:
+	case resp.StatusCode == http.StatusUnprocessableEntity, resp.StatusCode == http.StatusRequestEntityTooLarge,
+		resp.StatusCode == http.StatusTooManyRequests:
 		return &RefusedUpload{strings.TrimSpace(string(said))}
 	case resp.StatusCode != http.StatusNoContent:
 		return fmt.Errorf("sending a file to the control plane: it answered %s: %s", resp.Status, strings.TrimSpace(string(said)))

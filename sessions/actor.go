@@ -27,8 +27,9 @@ func (a *actor) appendAll(ctx context.Context, t *tx, events []sandbox.Event) er
 			body = json.RawMessage(`{"text":"An event of the sandbox could not be read."}`)
 			ev.Kind = sandbox.KindNote
 		}
-		waiting = append(waiting, entry{prompt: storable(ev.Prompt), kind: storable(ev.Kind), body: body, boot: a.boot, n: ev.N})
-		if ev.Kind != sandbox.KindSettled && ev.Kind != sandbox.KindPhase && ev.Kind != sandbox.KindKept {
+		ev.Prompt, ev.Kind = storable(ev.Prompt), storable(ev.Kind)
+		waiting = append(waiting, entry{prompt: ev.Prompt, kind: ev.Kind, body: body, boot: a.boot, n: ev.N})
+		if ev.Kind != sandbox.KindSettled && ev.Kind != sandbox.KindPhase && ev.Kind != sandbox.KindKept && ev.Kind != sandbox.KindPush {
 			continue
 		}
 		if err := flush(); err != nil {
@@ -49,6 +50,9 @@ func (a *actor) effect(ctx context.Context, t *tx, ev sandbox.Event, body json.R
 	}
 	if ev.Kind == sandbox.KindKept {
 		return t.noteKept(ctx, s, storable(ev.Prompt), body)
+	}
+	if ev.Kind == sandbox.KindPush {
+		return t.notePush(ctx, s, ev.Prompt, body)
 	}
 	if ev.Kind == sandbox.KindPhase {
 		var phase sandbox.BodyPhase

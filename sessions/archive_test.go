@@ -105,14 +105,20 @@ func TestSessionsInWhichNothingHappensArchiveThemselves(t *testing.T) {
 }
 
 // Somebody who looks at the page may be about to ask for something.
-func TestASandboxThatSomebodyWatchesIsParkedALittleLater(t *testing.T) {
+func TestASandboxThatSomebodyWatchesOrWhosePortIsOpenIsParkedALittleLater(t *testing.T) {
 	t.Parallel()
 	w, e, _ := running(t, func(c *sessions.Config) { c.ParkAfter = time.Hour })
 	alice := w.Person(e, "Alice")
 	watched := w.Ask(e, alice.ID, "1.0", "acme/greeter: one")
-	alone := w.Ask(e, alice.ID, "2.0", "acme/greeter: two")
-	ended(t, e, watched.Prompt.ID)
-	ended(t, e, alone.Prompt.ID)
+	alone, opened, left := w.Ask(e, alice.ID, "2.0", "acme/greeter: two"), w.Ask(e, alice.ID, "3.0", "acme/greeter: three"), w.Ask(e, alice.ID, "4.0", "acme/greeter: four")
+	for _, acc := range []sessions.Accepted{watched, alone, opened, left} {
+		ended(t, e, acc.Prompt.ID)
+	}
+	visit(t, w, e, opened, alice)
+	visit(t, w, e, left, alice)
+	if _, err := w.DB.Exec(`update sandboxes set port_used_at = port_used_at - interval '4 minutes' where session_id = $1`, left.Session.ID); err != nil {
+		t.Fatal(err)
+	}
 	if err := e.Watching(bg, watched.Session.ID, alice.ID, time.Hour); err != nil {
 		t.Fatal(err)
 	}
@@ -132,10 +138,39 @@ func TestASandboxThatSomebodyWatchesIsParkedALittleLater(t *testing.T) {
 		return b.State
 	}
 	idle(63)
-	sessionstest.Eventually(t, "the other one is parked", func() bool { return state(alone) == sessions.SandboxParked })
-	if got := state(watched); got != sessions.SandboxReady {
-		t.Errorf("the watched one is %s after 63 minutes of 60", got)
+	sessionstest.Eventually(t, "the others are parked", func() bool {
+		return state(alone) == sessions.SandboxParked && state(left) == sessions.SandboxParked
+	})
+	for what, acc := range map[string]sessions.Accepted{"watched one": watched, "one with an open port": opened} {
+		if got := state(acc); got != sessions.SandboxReady {
+			t.Errorf("the %s is %s after 63 minutes of 60", what, got)
+		}
 	}
 	idle(66)
-	sessionstest.Eventually(t, "the watched one is parked too", func() bool { return state(watched) == sessions.SandboxParked })
+	sessionstest.Eventually(t, "these are parked too", func() bool {
+		return state(watched) == sessions.SandboxParked && state(opened) == sessions.SandboxParked
+	})
+}
+
+// visit has a person use a port of a session's sandbox once.
+func visit(t *testing.T, w *sessionstest.World, e *sessions.Engine, acc sessions.Accepted, by sessions.Person) {
+	t.Helper()
+	login, err := e.Login(bg, by.ID, time.Hour)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.DB.Exec(`insert into repository_settings (repository, body) values ('acme/greeter', '{"ports":[{"port":3000}]}') on conflict do nothing`); err != nil {
+		t.Fatal(err)
+	}
+	ticket, err := e.PortTicket(bg, login, acc.Session.ID, 3000)
+	if err != nil {
+		t.Fatal(err)
+	}
+	secret, err := e.EnterPort(bg, ticket, acc.Session.ID, 3000)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := e.PortVisitor(bg, secret, acc.Session.ID, 3000); err != nil {
+		t.Fatal(err)
+	}
 }

@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"path"
 	"strings"
+	"time"
 	"unicode/utf8"
 
 	"github.com/google/uuid"
@@ -16,8 +17,14 @@ import (
 	"openinspect/sandbox"
 )
 
-// maxSessionFiles bounds the files of one session together, in bytes.
-const maxSessionFiles = 200 << 20
+// Bounds of the files of one session. They are kept until what is saved of it is
+// deleted (emptyArchive).
+const (
+	maxSessionFiles = 200 << 20 // bytes of all together
+	mostFiles       = 200
+	filesAtOnce     = 20 // within filesWithin: each is a message in the thread
+	filesWithin     = 5 * time.Minute
+)
 
 // DeliverFile is the outbox row of a file that is shared in the thread; body: BodyArtifact.
 const DeliverFile = "file"
@@ -38,24 +45,59 @@ var pictureTypes = map[string]bool{"image/png": true, "image/jpeg": true, "image
 // Picture says whether the file is a picture that can be shown as it is.
 func (f File) Picture() bool { return pictureTypes[f.MIME] }
 
-// ArtifactFile reads an artifact's file, or returns ErrNotFound.
+// ArtifactFile reads an artifact's file, or returns ErrNotFound. A *Problem says that
+// it is deleted.
 func (e *Engine) ArtifactFile(ctx context.Context, artifact uuid.UUID) (File, error) {
-	var f File
-	err := e.db.GetContext(ctx, &f, `select f.artifact, f.session_id, a.title, f.name, f.mime, f.data
+	var f struct {
+		File
+		Gone bool `db:"gone"`
+	}
+	err := e.db.GetContext(ctx, &f, `select f.artifact, f.session_id, a.title, f.name, f.mime, f.data, f.gone_at is not null as gone
 		from artifact_files f join artifacts a on a.id = f.artifact where f.artifact = $1`, artifact)
 	if err != nil {
-		return f, fmt.Errorf("reading the file of artifact %s: %w", artifact, notFound(err))
+		return f.File, fmt.Errorf("reading the file of artifact %s: %w", artifact, notFound(err))
 	}
-	return f, nil
+	if f.Gone {
+		return f.File, &Problem{Code: "file_gone", Text: fmt.Sprintf("“%s” is deleted, with everything that was saved of its session, because that was archived long ago.", f.Title)}
+	}
+	return f.File, nil
+}
+
+// deleteFiles deletes the files of sessions that were archived long enough ago, and
+// those that no call claimed. Pictures that a pull request shows stay until their
+// link is revoked, files that are still to be shown until they are.
+func (e *Engine) deleteFiles(ctx context.Context) error {
+	_, err := e.db.ExecContext(ctx, `
+		with unclaimed as (delete from artifact_files where artifact is null and created_at < now() - interval '1 hour')
+		update artifact_files f set data = '', gone_at = now() from sessions s
+		where s.id = f.session_id and s.state = 'archived' and s.archived_at < now() - make_interval(secs => $1)
+			and f.artifact is not null and f.gone_at is null
+			and not exists (select from pictures p where p.artifact = f.artifact and p.revoked_at is null)
+			and not exists (select from outbox o where o.key = 'file:' || f.artifact and o.state = 'pending')`, seconds(e.cfg.DeleteAfter))
+	if err != nil {
+		return fmt.Errorf("deleting files of archived sessions: %w", err)
+	}
+	return nil
+}
+
+// AdmitUpload says whether a sandbox may send files. Refusals are *sandbox.RefusedUpload.
+func (e *Engine) AdmitUpload(ctx context.Context, token string) error {
+	_, err := e.uploader(ctx, token)
+	return err
+}
+
+func (e *Engine) uploader(ctx context.Context, token string) (Grant, error) {
+	grant, err := e.Authenticate(ctx, token)
+	if errors.Is(err, ErrNotFound) || err == nil && grant.Branch == "" {
+		err = &sandbox.RefusedUpload{Text: "This sandbox works for no session, so nobody would see the file."}
+	}
+	return grant, err
 }
 
 // TakeUpload keeps a file that a sandbox sent until a call claims it. Refusals are
 // *sandbox.RefusedUpload.
 func (e *Engine) TakeUpload(ctx context.Context, token string, u sandbox.Upload) error {
-	grant, err := e.Authenticate(ctx, token)
-	if errors.Is(err, ErrNotFound) || err == nil && grant.Branch == "" {
-		return &sandbox.RefusedUpload{Text: "This sandbox works for no session, so nobody would see the file."}
-	}
+	grant, err := e.uploader(ctx, token)
 	if err != nil {
 		return err
 	}
@@ -66,9 +108,15 @@ func (e *Engine) TakeUpload(ctx context.Context, token string, u sandbox.Upload)
 	if len(u.Data) == 0 {
 		return &sandbox.RefusedUpload{Text: "The file is empty."}
 	}
-	if u.Data, err = e.cleanFile(token, u.Data); err != nil {
+	around, err := e.surroundings(ctx, grant.Repository)
+	if err = unlessProblem(err); err != nil {
 		return err
 	}
+	scrub := e.scrub.with(append(around.values(), token)...)
+	if u.Data, err = cleanFile(scrub, u.Data); err != nil {
+		return err
+	}
+	u.Name = scrub.text(u.Name)
 	return e.transact(ctx, func(t *tx) error {
 		if _, err := t.lockSession(ctx, grant.Session); err != nil {
 			return err
@@ -78,25 +126,22 @@ func (e *Engine) TakeUpload(ctx context.Context, token string, u sandbox.Upload)
 }
 
 // cleanFile removes secrets from text, and refuses other files that hold one (I10).
-func (e *Engine) cleanFile(token string, data []byte) ([]byte, error) {
-	clean := []byte(e.scrub.with(token).text(string(data)))
+func cleanFile(scrub *scrubber, data []byte) ([]byte, error) {
+	clean := []byte(scrub.text(string(data)))
 	if !bytes.Equal(clean, data) && (!utf8.Valid(data) || bytes.IndexByte(data, 0) >= 0) {
-		return nil, &sandbox.RefusedUpload{Text: "The file contains a secret of this deployment, so it is not taken."}
+		return nil, &sandbox.RefusedUpload{Text: "The file contains the value of a secret, so it is not taken."}
 	}
 	return clean, nil
 }
 
 func (t *tx) keepUpload(ctx context.Context, session string, id uuid.UUID, u sandbox.Upload) error {
-	if _, err := t.ExecContext(ctx, `delete from artifact_files where artifact is null and created_at < now() - interval '1 hour'`); err != nil {
-		return fmt.Errorf("forgetting files that nobody claimed: %w", err)
-	}
 	var used int64
-	err := t.GetContext(ctx, &used, `select coalesce(sum(size), 0) from artifact_files where session_id = $1 and id <> $2`, session, id)
+	err := t.GetContext(ctx, &used, `select coalesce(sum(size), 0) from artifact_files where session_id = $1 and id <> $2 and gone_at is null`, session, id)
 	if err != nil {
 		return fmt.Errorf("adding up the files of %s: %w", session, err)
 	}
 	if used+int64(len(u.Data)) > maxSessionFiles {
-		return &sandbox.RefusedUpload{Text: fmt.Sprintf("This session's files together may have %d MB, and that is used up.", maxSessionFiles>>20)}
+		return &sandbox.RefusedUpload{Text: fmt.Sprintf("The files of one session together may have %d MB, and this one does not fit any more: show a smaller one, or say in words what is in it.", maxSessionFiles>>20)}
 	}
 	name := storable(path.Base("/" + strings.ReplaceAll(u.Name, "\\", "/")))
 	if name == "/" || name == "." {
@@ -108,6 +153,25 @@ func (t *tx) keepUpload(ctx context.Context, session string, id uuid.UUID, u san
 		return fmt.Errorf("keeping a file of %s: %w", session, err)
 	}
 	return nil
+}
+
+// tooManyFiles refuses one more file. The session's row is locked.
+func (t *tx) tooManyFiles(ctx context.Context, session string) (*toolResult, error) {
+	var n struct {
+		All    int `db:"total"`
+		Lately int `db:"lately"`
+	}
+	err := t.GetContext(ctx, &n, `select count(*) as total, count(*) filter (where created_at > now() - make_interval(secs => $2)) as lately
+		from artifacts where session_id = $1 and key like 'file:%'`, session, seconds(filesWithin))
+	switch {
+	case err != nil:
+		return nil, fmt.Errorf("counting the files of %s: %w", session, err)
+	case n.All >= mostFiles:
+		return refusal(fmt.Sprintf("This session has shown %d files, which is the most: say in words what else there is.", mostFiles)), nil
+	case n.Lately >= filesAtOnce:
+		return refusal(fmt.Sprintf("%d files within %s are enough: show people the most telling ones, others later.", filesAtOnce, filesWithin)), nil
+	}
+	return nil, nil
 }
 
 // mimeOf says what a file is by its first bytes, whatever its name claims.

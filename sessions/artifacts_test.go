@@ -12,6 +12,7 @@ import (
 
 	"openinspect/sandbox"
 	"openinspect/sessions"
+	"openinspect/sessions/sessionstest"
 )
 
 // png is the beginning of a picture; what comes after it is anything.
@@ -79,8 +80,8 @@ func TestFilesThatCannotBeTakenAreRefusedWithASentence(t *testing.T) {
 		{"no-uuid", "no proper id", png},
 		{id(), "is empty", nil},
 		{id(), "larger than the 20 MB", make([]byte, sandbox.MaxUpload+1)},
-		{id(), "contains a secret", append(bytes.Clone(png), "hunter2hunter2"...)},
-		{id(), "contains a secret", append(bytes.Clone(png), token...)},
+		{id(), "contains the value of a secret", append(bytes.Clone(png), "hunter2hunter2"...)},
+		{id(), "contains the value of a secret", append(bytes.Clone(png), token...)},
 	} {
 		err := h.box.Upload(h.ctx, c.id, "x.png", c.data)
 		if no := (*sandbox.RefusedUpload)(nil); !errors.As(err, &no) || !strings.Contains(no.Text, c.says) {
@@ -204,4 +205,123 @@ func TestASandboxThatWaitsForASessionSendsNoFiles(t *testing.T) {
 	if no := (*sandbox.RefusedUpload)(nil); !errors.As(err, &no) || !strings.Contains(no.Text, "works for no session") {
 		t.Errorf("a file of a spare: %v", err)
 	}
+}
+
+func TestASecretOfTheRepositoryIsInNoFileThatIsShown(t *testing.T) { // I10
+	t.Parallel()
+	w, e, ada := governed(t)
+	begun := hands(t, w)
+	w.Run(e)
+	set(t, e, ada, "acme/greeter", "NPM_TOKEN", "npm-token-of-greeter", true)
+	w.Ask(e, ada.ID, "1.0", "acme/greeter: greet")
+	h := <-begun
+	shown := h.upload("npm-token-of-greeter.log", "npm-token-of-greeter", []byte("token=npm-token-of-greeter"))
+	f, err := e.ArtifactFile(bg, uuid.MustParse(shown.ID))
+	if err != nil || string(f.Data) != "token=[redacted]" || f.Name != "[redacted].log" || f.Title != "[redacted]" {
+		t.Errorf("the file is %q, %q, %q (%v)", f.Data, f.Name, f.Title, err)
+	}
+	if err := h.box.Upload(h.ctx, uuid.NewString(), "x.png", append(bytes.Clone(png), "npm-token-of-greeter"...)); err == nil || !strings.Contains(err.Error(), "value of a secret") {
+		t.Errorf("a picture with it: %v", err)
+	}
+	h.done <- "done"
+}
+
+// archivedLongAgo puts a session away so long ago that what it kept is deleted.
+func archivedLongAgo(t *testing.T, w *sessionstest.World, session string) {
+	t.Helper()
+	if _, err := w.DB.Exec(`update sessions set state = 'archived', archived_at = now() - interval '8 days' where id = $1`, session); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestFilesOfAnArchivedSessionAreDeletedAndSaidToBe(t *testing.T) {
+	t.Parallel()
+	w, e, begun := handWorld(t)
+	alice := w.Linked(e, "Alice")
+	acc := w.Ask(e, alice.ID, "", "acme/greeter: greet")
+	h := <-begun
+	lone, linked, report := h.upload("a.png", "Alone", png), h.upload("b.png", "Linked", png), h.upload("c.txt", "Report", []byte("all well"))
+	h.must("create_pull_request", `{"title":"Greet","body":"![x](artifact:`+linked.ID+`)"}`, "is open")
+	h.done <- "done"
+	ended(t, e, acc.Prompt.ID)
+	other := w.Ask(e, alice.ID, "", "acme/greeter: greet")
+	h = <-begun
+	kept := h.upload("d.txt", "Kept", []byte("all well"))
+	h.done <- "done"
+	ended(t, e, other.Prompt.ID)
+
+	archivedLongAgo(t, w, acc.Session.ID)
+	gone := func(id string) bool {
+		_, err := e.ArtifactFile(bg, uuid.MustParse(id))
+		p, is := errors.AsType[*sessions.Problem](err)
+		return is && p.Code == "file_gone" && strings.Contains(p.Text, "is deleted")
+	}
+	sessionstest.Eventually(t, "the files are deleted", func() bool { return gone(lone.ID) && gone(report.ID) })
+	for what, id := range map[string]string{"the picture of a pull request": linked.ID, "another session's file": kept.ID} {
+		if _, err := e.ArtifactFile(bg, uuid.MustParse(id)); err != nil {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	var bytes int
+	if err := w.DB.Get(&bytes, `select sum(length(data)) from artifact_files where session_id = $1`, acc.Session.ID); err != nil || bytes != len(png) {
+		t.Errorf("%d bytes are kept (%v)", bytes, err)
+	}
+	var token string
+	if err := w.DB.Get(&token, `select token from pictures where artifact = $1`, linked.ID); err != nil {
+		t.Fatal(err)
+	}
+	if f, err := e.LinkedPicture(bg, token); err != nil || len(f.Data) != len(png) {
+		t.Errorf("the pull request shows %d bytes (%v)", len(f.Data), err)
+	}
+	if err := e.RevokePicture(bg, uuid.MustParse(linked.ID), alice.ID); err != nil {
+		t.Fatal(err)
+	}
+	sessionstest.Eventually(t, "the picture is deleted once nobody has its link", func() bool { return gone(linked.ID) })
+	list, err := e.Artifacts(bg, acc.Session.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, a := range list {
+		if is := a.Kind == "image" || a.Kind == "file"; is != a.Gone {
+			t.Errorf("the page says of %s %q: gone %v", a.Kind, a.Title, a.Gone)
+		}
+	}
+}
+
+func TestASessionKeepsSoManyFilesAndNoMore(t *testing.T) {
+	t.Parallel()
+	w, e, begun := handWorld(t)
+	acc := w.Ask(e, w.Linked(e, "Alice").ID, "", "acme/greeter: greet")
+	h := <-begun
+	put := func() string {
+		t.Helper()
+		id := uuid.NewString()
+		if err := h.box.Upload(h.ctx, id, "x.txt", []byte("x")); err != nil {
+			t.Fatal(err)
+		}
+		return `{"upload":"` + id + `"}`
+	}
+	h.upload("a.txt", "A", []byte("x"))
+	if _, err := w.DB.Exec(`insert into artifacts (id, session_id, kind, key, url, title)
+		select gen_random_uuid(), $1, 'file', 'file:' || n, '', '' from generate_series(1, 19) n`, acc.Session.ID); err != nil {
+		t.Fatal(err)
+	}
+	h.refused("upload_artifact", put(), "20 files within 5m0s are enough")
+	if _, err := w.DB.Exec(`update artifacts set created_at = now() - interval '1 hour'`); err != nil {
+		t.Fatal(err)
+	}
+	h.must("upload_artifact", put(), "is shown")
+	if _, err := w.DB.Exec(`insert into artifacts (id, session_id, kind, key, url, title, created_at)
+		select gen_random_uuid(), $1, 'file', 'file:more' || n, '', '', now() - interval '1 hour' from generate_series(1, 179) n`, acc.Session.ID); err != nil {
+		t.Fatal(err)
+	}
+	h.refused("upload_artifact", put(), "has shown 200 files")
+	if _, err := w.DB.Exec(`update artifact_files set size = 199 * 1024 * 1024 where artifact is not null and id = (select id from artifact_files where artifact is not null limit 1)`); err != nil {
+		t.Fatal(err)
+	}
+	if err := h.box.Upload(h.ctx, uuid.NewString(), "big.bin", make([]byte, 2<<20)); err == nil || !strings.Contains(err.Error(), "may have 200 MB") {
+		t.Errorf("a file over the bound: %v", err)
+	}
+	h.done <- "done"
+	ended(t, e, acc.Prompt.ID)
 }

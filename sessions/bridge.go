@@ -91,7 +91,7 @@ func (e *Engine) ServeBridge(ctx context.Context, token string, l *sandbox.Link)
 func (a *actor) run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	a.e.hub.listenOn(ctx, actorTopic(a.session), a.wake)
-	calls := make(chan sandbox.Call, 4)
+	calls := make(chan sandbox.Call, callsWaiting)
 	beats := make(chan sandbox.Heartbeat, 1)
 	g.Go(func() error { return a.receive(ctx, calls, beats) })
 	g.Go(func() error { return a.store(ctx) })
@@ -124,8 +124,10 @@ func (a *actor) receive(ctx context.Context, calls chan<- sandbox.Call, beats ch
 		case m.Call != nil:
 			select {
 			case calls <- *m.Call:
-			case <-ctx.Done():
-				return ctx.Err()
+			default: // it must not keep what comes after it waiting, heartbeats above all
+				if err := a.refuseCall(ctx, *m.Call, tooManyAtOnce); err != nil {
+					return err
+				}
 			}
 		}
 	}

@@ -66,9 +66,6 @@ func (c toolCall) read(into any) *toolResult {
 	return nil
 }
 
-// callsAtOnce bounds the calls of one sandbox that are worked on.
-const callsAtOnce = 8
-
 // answer works on the agent's calls. A call is a row before it has an effect: a
 // call that is sent again after a lost connection gets the first one's result.
 func (a *actor) answer(ctx context.Context, calls <-chan sandbox.Call) error {
@@ -85,9 +82,21 @@ func (a *actor) answer(ctx context.Context, calls <-chan sandbox.Call) error {
 }
 
 func (a *actor) answerOne(ctx context.Context, c sandbox.Call) error {
-	wake := a.e.hub.listen(ctx, actorTopic(a.session))
-	if err := a.take(ctx, c); err != nil {
+	if wrong := unusual(c); wrong != "" {
+		return a.refuseCall(ctx, c, wrong)
+	}
+	sent := c.ID // which the answer has to name
+	c.ID, c.Prompt, c.Tool = storable(c.ID), storable(c.Prompt), storable(c.Tool)
+	listening, cancel := context.WithCancel(ctx)
+	defer cancel()
+	wake := a.e.hub.listen(listening, actorTopic(a.session))
+	refused, err := a.take(ctx, c)
+	if err != nil {
 		return err
+	}
+	if refused != nil {
+		c.ID = sent
+		return a.refuseCall(ctx, c, refused.text)
 	}
 	if read := agentTools[c.Tool].read; read != nil {
 		if err := a.lookUp(ctx, c, read); err != nil {
@@ -98,13 +107,18 @@ func (a *actor) answerOne(ctx context.Context, c sandbox.Call) error {
 	if err != nil {
 		return err
 	}
-	result.Text = a.scrub.text(result.Text)
+	result.ID, result.Text = sent, a.scrub.text(result.Text)
 	return a.link.Send(ctx, sandbox.Message{Result: result})
 }
 
-// take records the call and its effect, unless that was done before.
-func (a *actor) take(ctx context.Context, c sandbox.Call) error {
-	return a.e.transact(ctx, func(t *tx) error {
+// refuseCall answers a call without a trace of it.
+func (a *actor) refuseCall(ctx context.Context, c sandbox.Call, why string) error {
+	return a.link.Send(ctx, sandbox.Message{Result: &sandbox.Result{ID: c.ID, Text: why, Error: true}})
+}
+
+// take records the call and its effect, unless that was done before, or refuses it.
+func (a *actor) take(ctx context.Context, c sandbox.Call) (refused *toolResult, err error) {
+	err = a.e.transact(ctx, func(t *tx) error {
 		if _, err := a.fence(ctx, t); err != nil {
 			return err
 		}
@@ -112,12 +126,15 @@ func (a *actor) take(ctx context.Context, c sandbox.Call) error {
 		if err != nil {
 			return err
 		}
+		if refused, err = t.tooMany(ctx, s.ID, a.boot, c); err != nil || refused != nil {
+			return err
+		}
 		args, err := a.scrub.json(c.Args)
 		if err != nil {
 			args = json.RawMessage(`{}`)
 		}
 		res, err := t.ExecContext(ctx, `insert into calls (session_id, boot, id, prompt_id, tool, args) values ($1, $2, $3, $4, $5, $6)
-			on conflict do nothing`, s.ID, a.boot, storable(c.ID), storable(c.Prompt), storable(c.Tool), string(args))
+			on conflict do nothing`, s.ID, a.boot, c.ID, c.Prompt, c.Tool, string(args))
 		if err != nil {
 			return fmt.Errorf("recording the call %s: %w", c.ID, err)
 		}
@@ -131,6 +148,7 @@ func (a *actor) take(ctx context.Context, c sandbox.Call) error {
 		}
 		return t.noteCall(ctx, a.session, a.boot, c.ID, key, answered)
 	})
+	return refused, err
 }
 
 // lookUp answers a call that only reads, unless it was answered before.

@@ -78,7 +78,8 @@ type lineage struct {
 
 // lockLineage reads it. Calls of all sessions of one root wait for each other, so
 // that together they stay within the bounds: by a lock of their own, because the
-// root's row is locked for its log.
+// root's row is locked for its log. It is the last one that a call takes of what
+// was there before.
 func (t *tx) lockLineage(ctx context.Context, session string) (lineage, error) {
 	var l lineage
 	if err := t.GetContext(ctx, &l.Root, `select coalesce(root, id) from sessions where id = $1`, session); err != nil {
@@ -230,7 +231,7 @@ func (t *tx) takeReport(ctx context.Context, prompt string, mine bool) (*report,
 		update reports r set delivered_at = now() where prompt_id = $1 and delivered_at is null and ($2 or not exists (
 			select from calls c join prompts p on p.id = c.prompt_id and p.state = 'running' and p.boot = c.boot
 			where c.session_id = r.parent and c.tool = 'get_session' and c.result is null and c.args->>'session' = $3
-				and coalesce((c.args->>'wait_seconds')::float, 0) > 0))`, prompt, mine, r.Session)
+				and json_typeof(c.args->'wait_seconds') = 'number' and c.args->>'wait_seconds' ~ '^[0-9.]*[1-9]'))`, prompt, mine, r.Session)
 	if err != nil {
 		return nil, fmt.Errorf("delivering a report: %w", err)
 	}

@@ -63,6 +63,10 @@ func (e *Engine) Pushed(ctx context.Context, session, ref, _, head string) error
 		head = "" // deleted
 	}
 	return e.transact(ctx, func(t *tx) error {
+		_, err := t.ExecContext(ctx, `update sandboxes set withheld_at = null where session_id = $1`, session)
+		if err != nil {
+			return fmt.Errorf("recording that %s was pushed: %w", session, err)
+		}
 		s, err := t.lockSession(ctx, session)
 		if err != nil {
 			return err

@@ -2,7 +2,6 @@ package sessions
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"maps"
 	"strings"
@@ -31,10 +30,7 @@ func (e *Engine) equip(ctx context.Context, repository string, spec *sandbox.Spe
 // anything of it is stored or shown (I10).
 func (a *actor) learnSecrets(ctx context.Context, repository string) error {
 	_, scrub, err := a.e.secretsOf(ctx, repository)
-	if _, told := errors.AsType[*Problem](err); told {
-		err = nil // those that can be read are scrubbed; no new sandbox gets the others
-	}
-	if err != nil {
+	if err = unlessProblem(err); err != nil {
 		return err
 	}
 	a.secrets = len(scrub) > 0

@@ -89,11 +89,10 @@ func keptSentences(b sandbox.BodyKept) string {
 	var all []string
 	if len(b.Places) > 0 {
 		var places []string
-		committed := false
 		for _, k := range b.Places {
 			place := k.Secret + " in " + k.Path
 			if k.Commit != "" {
-				place, committed = place+" (added to git)", true
+				place += " (added to git)"
 			}
 			places = append(places, place)
 		}
@@ -102,9 +101,6 @@ func keptSentences(b sandbox.BodyKept) string {
 		}
 		all = append(all, "Values of secrets are in its files: "+strings.Join(places, ", ")+".",
 			"Have them read from the environment instead, where every command finds them.")
-		if committed {
-			all = append(all, "What was added to git may have been pushed, so that the secret should be replaced by a new one.")
-		}
 	}
 	if b.Unchecked != "" {
 		all = append(all, "Not everything could be looked at: "+b.Unchecked)
@@ -147,7 +143,15 @@ func unsavedReason(why string) string {
 // endUnsaved ends a box whose files may not be saved, and tells people first what is
 // lost: what is done cannot be undone.
 func (e *Engine) endUnsaved(ctx context.Context, session string, box sandbox.Box, why string) error {
-	err := e.transact(ctx, func(t *tx) error {
+	withheld, err := e.isWithheld(ctx, session)
+	if err != nil {
+		return err
+	}
+	left := "What was committed is on the branch"
+	if withheld {
+		left = "What was committed last is lost with them, because of a secret in it; what was pushed before is on the branch"
+	}
+	err = e.transact(ctx, func(t *tx) error {
 		s, err := t.lockSession(ctx, session)
 		if err != nil || s.ThreadTS == "" {
 			return err // without a thread the page alone shows it
@@ -159,7 +163,7 @@ func (e *Engine) endUnsaved(ctx context.Context, session string, box sandbox.Box
 		return t.tell(ctx, Notice{Key: "unsaved:" + box.ID(), Session: s.ID,
 			Thread: Thread{Team: s.Team, Channel: s.Channel, TS: s.ThreadTS},
 			Text: "The files of this session's sandbox were not saved. " + why +
-				" What was committed is on the branch, and the next request goes on from " + next + ": " + e.pageURL(s.ID)})
+				" " + left + ", and the next request goes on from " + next + ": " + e.pageURL(s.ID)})
 	})
 	if err != nil {
 		return fmt.Errorf("telling that the box of %s is not saved: %w", session, err)

@@ -55,7 +55,7 @@ func TestFilesWithASecretInThemAreNotSavedAndPeopleAreTold(t *testing.T) { // I7
 		t.Fatal(err)
 	}
 	for _, want := range []string{"NPM_TOKEN in ~/.npmrc", "NPM_TOKEN in /workspace/greeter/config.env (added to git)",
-		"3 more places", "from the environment", "replaced by a new one"} {
+		"3 more places", "from the environment"} {
 		if !strings.Contains(told, want) {
 			t.Errorf("the thread is not told %q: %s", want, told)
 		}

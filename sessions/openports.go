@@ -3,6 +3,7 @@ package sessions
 import (
 	"context"
 	"crypto/rand"
+	"database/sql"
 	"errors"
 	"fmt"
 	"net/http"
@@ -20,7 +21,8 @@ import (
 // Deadlines of what opens a port.
 const (
 	portTicketLife = time.Minute
-	portVisitLife  = 12 * time.Hour // at most; it ends with the person's sign-in
+	portVisitLife  = 12 * time.Hour  // at most; it ends with the person's sign-in
+	portUse        = 3 * time.Minute // somebody who used one so lately still looks at it
 )
 
 // OpenPorts returns the ports of a session's sandbox that are declared for its
@@ -85,7 +87,9 @@ func (e *Engine) EnterPort(ctx context.Context, ticket, session string, port int
 }
 
 // PortVisitor returns whose secret opens the port, or ErrNotFound. A visit counts
-// as a use of the sign-in behind it, and ends with it.
+// as a use of the sign-in behind it, and ends with it. The sandbox is parked later for
+// it, as for somebody who looks at the session's page: who stays has to ask again
+// within two minutes.
 func (e *Engine) PortVisitor(ctx context.Context, secret, session string, port int) (Person, error) {
 	var p Person
 	err := e.db.GetContext(ctx, &p, `
@@ -93,7 +97,9 @@ func (e *Engine) PortVisitor(ctx context.Context, secret, session string, port i
 			where v.token_hash = $1 and not v.ticket and v.session_id = $2 and v.port = $3 and v.expires_at > now()
 				and l.expires_at > now() and l.seen_at > now() - make_interval(secs => $4)),
 		seen as (update logins l set seen_at = now() from valid v
-			where l.token_hash = v.token_hash and v.seen_at < now() - interval '1 minute')
+			where l.token_hash = v.token_hash and v.seen_at < now() - interval '1 minute'),
+		used as (update sandboxes set port_used_at = now() where session_id = $2 and exists (select from valid)
+			and (port_used_at is null or port_used_at < now() - interval '20 seconds'))
 		select `+personColumns+` from people where id = (select person from valid)`,
 		hashOf(secret), session, port, seconds(LoginIdle))
 	if err != nil {
@@ -126,15 +132,32 @@ func (e *Engine) PortAddress(ctx context.Context, session string, port int) (add
 	return address, header, box, nil
 }
 
-// errAsleep is for a sandbox that does not run.
-var errAsleep = &Problem{Code: "asleep", Text: "The sandbox of this session is asleep, and nothing is served there. It wakes up with the next request."}
+// What who opens a port reads while no box runs.
+var (
+	errAsleep = &Problem{Code: "asleep", Text: "The sandbox of this session is asleep, so nothing is served here. " +
+		"Reply in the session's thread or on its page to wake it, then open this again."}
+	errWaking = &Problem{Code: "waking", Text: "The sandbox of this session is starting. Try again in a moment."}
+)
 
 // LiveBox returns the id of the session's running box. A *Problem says that there
 // is none.
 func (e *Engine) LiveBox(ctx context.Context, session string) (box string, err error) {
-	err = e.db.GetContext(ctx, &box, `select box from sandboxes where session_id = $1 and box <> '' and state in ('booting', 'ready')`, session)
-	if errors.Is(notFound(err), ErrNotFound) {
-		return "", errAsleep
+	var b struct {
+		Box   string       `db:"box"`
+		State SandboxState `db:"state"`
+		Asked bool         `db:"asked"`
 	}
-	return box, err
+	err = e.db.GetContext(ctx, &b, `select box, state, exists (select from prompts p where p.session_id = b.session_id and p.state = 'queued') as asked
+		from sandboxes b where session_id = $1`, session)
+	switch {
+	case errors.Is(err, sql.ErrNoRows):
+		return "", errAsleep
+	case err != nil:
+		return "", fmt.Errorf("looking for the box of %s: %w", session, err)
+	case b.Box != "" && (b.State == SandboxBooting || b.State == SandboxReady):
+		return b.Box, nil
+	case b.State == SandboxStarting || b.Asked:
+		return "", errWaking
+	}
+	return "", errAsleep
 }

@@ -55,7 +55,7 @@ func (t *tx) pictureLink(ctx context.Context, s Session, artifact string) (strin
 		return "", nil
 	}
 	var mime, token string
-	err = t.GetContext(ctx, &mime, `select mime from artifact_files where artifact = $1 and session_id = $2`, id, s.ID)
+	err = t.GetContext(ctx, &mime, `select mime from artifact_files where artifact = $1 and session_id = $2 and gone_at is null`, id, s.ID)
 	if errors.Is(err, sql.ErrNoRows) || err == nil && !pictureTypes[mime] {
 		return "", nil
 	}

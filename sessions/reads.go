@@ -195,7 +195,8 @@ func (e *Engine) RunningParts(ctx context.Context, session string) ([]RunningPar
 func (e *Engine) Artifacts(ctx context.Context, session string) ([]Artifact, error) {
 	var list []Artifact
 	err := e.db.SelectContext(ctx, &list, `
-		select id, session_id, coalesce(prompt_id, '') as prompt_id, kind, key, url, title, body, created_at
+		select id, session_id, coalesce(prompt_id, '') as prompt_id, kind, key, url, title, body, created_at,
+			exists (select from artifact_files f where f.artifact = artifacts.id and f.gone_at is not null) as gone
 		from artifacts where session_id = $1 order by created_at, key`, session)
 	if err != nil {
 		return nil, fmt.Errorf("reading artifacts of %s: %w", session, err)

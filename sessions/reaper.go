@@ -11,13 +11,13 @@ import (
 	"openinspect/sandbox"
 )
 
-// reapSaved deletes the saved filesystems that nobody wants. One replica at a time
+// reapSaved deletes the saved filesystems and the files that nobody wants. One replica at a time
 // does, by lease.
 func (e *Engine) reapSaved(ctx context.Context) error {
 	tick := time.NewTicker(e.tempo.watch)
 	defer tick.Stop()
 	looks := []func(context.Context) error{
-		e.giveUpSaving, e.expireSaved, e.emptyArchive, e.archiveIdle, e.deleteUnwanted,
+		e.giveUpSaving, e.expireSaved, e.emptyArchive, e.deleteFiles, e.archiveIdle, e.deleteUnwanted,
 	}
 	for n := 0; ; n++ {
 		for _, look := range looks {

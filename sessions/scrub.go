@@ -11,9 +11,6 @@ import (
 	"openinspect/sandbox"
 )
 
-// redacted stands where a secret was.
-const redacted = "[redacted]"
-
 // tokenShape is what GitHub's tokens look like (docs.github.com, "GitHub's token
 // formats"; those of installations may be long and contain dots): known or not,
 // they are nothing for anybody's eyes.
@@ -51,11 +48,11 @@ func (s *scrubber) with(secrets ...string) *scrubber {
 func (s *scrubber) text(t string) string {
 	for _, f := range s.forms {
 		if strings.Contains(t, f) {
-			t = strings.ReplaceAll(t, f, redacted)
+			t = strings.ReplaceAll(t, f, sandbox.Redacted)
 		}
 	}
 	if strings.Contains(t, "gh") || strings.Contains(t, "github_pat_") {
-		t = tokenShape.ReplaceAllString(t, redacted)
+		t = tokenShape.ReplaceAllString(t, sandbox.Redacted)
 	}
 	return t
 }

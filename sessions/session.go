@@ -195,6 +195,7 @@ type Artifact struct {
 	Title     string          `db:"title"`
 	Body      json.RawMessage `db:"body"`
 	CreatedAt time.Time       `db:"created_at"`
+	Gone      bool            `db:"gone"` // of a file: deleted since
 }
 
 // Kinds of events that the control plane writes itself.

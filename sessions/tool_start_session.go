@@ -61,9 +61,13 @@ func (l lineage) refusal() *toolResult {
 	case l.Total >= childrenInAll:
 		return refusal(fmt.Sprintf("%d sessions were begun for this work, which is the most. Do the rest here.", l.Total))
 	case l.Alive >= childrenAlive:
-		return refusal(fmt.Sprintf("%d sessions work at once, which is the most. Wait for one with get_session, then try again.", l.Alive))
+		return l.tooMany()
 	}
 	return nil
+}
+
+func (l lineage) tooMany() *toolResult {
+	return refusal(fmt.Sprintf("%d sessions work at once, which is the most. Wait for one with get_session, then try again.", l.Alive))
 }
 
 // continueChild gives a child of the call's session another task.
@@ -87,6 +91,15 @@ func (t *tx) continueChild(ctx context.Context, c toolCall, r Request) (*toolRes
 	}
 	if child.State == "archived" || open >= t.e.cfg.MaxQueue {
 		return refusal("That session takes nothing more at the moment."), "", nil
+	}
+	if open == 0 { // it works again
+		kin, err := t.lockLineage(ctx, c.session.ID)
+		if err != nil {
+			return nil, "", err
+		}
+		if kin.Alive >= childrenAlive {
+			return kin.tooMany(), "", nil
+		}
 	}
 	acc, err := t.accept(ctx, r)
 	if err != nil {

@@ -21,6 +21,9 @@ func uploadArtifact(ctx context.Context, t *tx, c toolCall) (*toolResult, string
 	if asked.Kind != "" && asked.Kind != "screenshot" {
 		return refusal("There is no such kind of artifact."), "", nil
 	}
+	if refused, err := t.tooManyFiles(ctx, c.session.ID); err != nil || refused != nil {
+		return refused, "", err
+	}
 	a, err := t.madeFile(ctx, c, asked.Upload, asked.Kind, asked.Title)
 	if errors.Is(err, ErrNotFound) {
 		return refusal("The file did not arrive: try again."), "", nil

@@ -2,7 +2,6 @@ package sessions
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 )
@@ -31,7 +30,7 @@ func (e *Engine) ToolServer(ctx context.Context, session, name string) (ToolServ
 		return ToolServer{}, &Problem{Code: "no_tools", Text: "There is no server of tools of that name (any more)."}
 	}
 	around, err := e.surroundings(ctx, s.Repository)
-	if _, told := errors.AsType[*Problem](err); err != nil && !told {
+	if err = unlessProblem(err); err != nil {
 		return ToolServer{}, err
 	}
 	return around.fill(set.Tools[i])
@@ -51,7 +50,7 @@ func (s surroundings) fill(m MCPServer) (ToolServer, error) {
 			if !ok {
 				missing = name
 			}
-			if slices.Contains(s.scrub, value) {
+			if slices.Contains(s.values(), value) {
 				filled.Secrets = append(filled.Secrets, value)
 			}
 			return value

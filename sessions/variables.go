@@ -172,7 +172,27 @@ func (e *Engine) Variables(ctx context.Context, repository string) ([]Variable, 
 type surroundings struct {
 	env     map[string]string // variables and secrets
 	outside map[string]string // secrets that no sandbox gets
-	scrub   []string          // what may not be shown: values of secrets, and those they had before
+	secrets []secretValue     // what may not be shown: values of secrets, and those they had before
+}
+
+// secretValue is one value of a secret, under a name that people know it by.
+type secretValue struct{ name, value string }
+
+func (s surroundings) values() []string {
+	var all []string
+	for _, secret := range s.secrets {
+		all = append(all, secret.value)
+	}
+	return all
+}
+
+// unlessProblem drops a *Problem: what can be read of secrets is scrubbed, and no new
+// sandbox gets the others.
+func unlessProblem(err error) error {
+	if _, told := errors.AsType[*Problem](err); told {
+		return nil
+	}
+	return err
 }
 
 // secretsOf returns the environment that sandboxes of a repository get, and the
@@ -180,7 +200,7 @@ type surroundings struct {
 // why no sandbox can be started; the values are those that can be read, then too.
 func (e *Engine) secretsOf(ctx context.Context, repository string) (env map[string]string, scrub []string, err error) {
 	s, err := e.surroundings(ctx, repository)
-	return s.env, s.scrub, err
+	return s.env, s.values(), err
 }
 
 // surroundings reads the variables of a repository; they beat those for all. The
@@ -219,7 +239,11 @@ func (e *Engine) surroundings(ctx context.Context, repository string) (surroundi
 				continue // of an old one too, what can be read is scrubbed
 			}
 			value = string(plain)
-			s.scrub = append(s.scrub, value)
+			name := row.Name
+			if row.Old {
+				name += " (an earlier one)"
+			}
+			s.secrets = append(s.secrets, secretValue{name, value})
 		}
 		if row.Old {
 			continue

@@ -2,6 +2,7 @@ package web
 
 import (
 	"bytes"
+	"io"
 	"net/http"
 	"strings"
 	"testing"
@@ -124,6 +125,32 @@ func TestALinkedPictureIsSeenByWhoHasTheLinkUntilItIsRevoked(t *testing.T) {
 	}
 	if shown := alice.page(sessionPath(s)); strings.Contains(shown, `data-act="revoke"`) && strings.Contains(shown, picture+`" title`) || !strings.Contains(shown, "revoked the link to the picture") {
 		t.Error("the page does not show that the link is revoked")
+	}
+}
+
+func TestTheSessionsPageSaysWhichFilesAreDeleted(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	alice := r.signIn(t, "alice")
+	s := alice.scribe("Greet")
+	gone, kept := s.file("gone.png", "image/png", png), s.file("kept.png", "image/png", png)
+	if _, err := r.DB.Exec(`update artifact_files set data = '', gone_at = now() where artifact = $1`, gone); err != nil {
+		t.Fatal(err)
+	}
+	resp, err := alice.Get(r.url + "/artifacts/" + gone + "/gone.png")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	said, err := io.ReadAll(resp.Body)
+	if err != nil || resp.StatusCode != http.StatusGone || !strings.Contains(string(said), "is deleted") {
+		t.Errorf("the file is answered %d: %s (%v)", resp.StatusCode, said, err)
+	}
+	if status := get(t, alice.Client, r.url+"/artifacts/"+kept+"/kept.png").StatusCode; status != http.StatusOK {
+		t.Errorf("the other one is answered %d", status)
+	}
+	if page := alice.page(sessionPath(s)); !strings.Contains(page, `gone.png</a> <span class="dim">(deleted)`) || strings.Contains(page, `kept.png</a> <span class="dim">(deleted)`) {
+		t.Error("the page does not say which file is deleted")
 	}
 }
 

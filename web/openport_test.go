@@ -229,7 +229,30 @@ func TestAPortSaysWhenNothingIsThere(t *testing.T) {
 		t.Fatal(err)
 	}
 	page.do(chromedp.Reload())
-	page.until(`document.body.textContent.includes('is asleep') && document.querySelector('a[href*="/sessions/"]')`)
+	page.until(`document.body.textContent.includes('is asleep') && document.body.textContent.includes('to wake it')`)
+	// The way back leads to where a reply can be written, and after one it wakes up.
+	page.do(chromedp.Navigate(page.eval(`document.querySelector('a[href*="/sessions/"]').href`)))
+	page.until(`document.querySelector('textarea')`)
+	if status := alice.call("POST", "/api/sessions/"+session+"/prompts", `{"text":"Wake up"}`, nil, "Idempotency-Key", "wake"); status >= 300 {
+		t.Fatalf("a reply answers %d", status)
+	}
+	sessionstest.Eventually(t, "the sandbox runs again", func() bool {
+		_, err := r.engine.LiveBox(t.Context(), session)
+		return err == nil
+	})
+	page.do(chromedp.Navigate(r.origin(session) + "/page"))
+	page.until(`document.title === 'Shop'`)
+}
+
+func TestAPortOfASandboxThatIsStartingSaysSo(t *testing.T) {
+	r, alice, _, session := awake(t)
+	page := alice.open("/sessions/" + session + "/ports/3000")
+	page.until(`document.title === 'Shop'`)
+	if _, err := r.DB.Exec(`update sandboxes set state = 'starting', box = '', claimed_at = now(), holder = 'another', held_until = now() + interval '1 hour' where session_id = $1`, session); err != nil {
+		t.Fatal(err)
+	}
+	page.do(chromedp.Reload())
+	page.until(`document.body.textContent.includes('is starting. Try again in a moment')`)
 }
 
 func TestAPortWhoseProgramDoesNotRunSaysSo(t *testing.T) {

@@ -45,8 +45,8 @@ var statuses = map[string]int{
 	"running": http.StatusConflict, "settled": http.StatusConflict, "not_settled": http.StatusConflict,
 	"repository_settled": http.StatusConflict, "answered": http.StatusConflict, "no_option": http.StatusBadRequest,
 	"not_running": http.StatusConflict, "not_admin": http.StatusForbidden, "no_images": http.StatusConflict,
-	"changed_meanwhile": http.StatusConflict, "no_port": http.StatusNotFound, "asleep": http.StatusServiceUnavailable,
-	"bad_variable": http.StatusBadRequest, "bad_setting": http.StatusBadRequest,
+	"changed_meanwhile": http.StatusConflict, "no_port": http.StatusNotFound, "asleep": http.StatusServiceUnavailable, "waking": http.StatusServiceUnavailable,
+	"file_gone": http.StatusGone, "bad_variable": http.StatusBadRequest, "bad_setting": http.StatusBadRequest,
 }
 
 // explain turns any error into what people are told.

@@ -24,7 +24,8 @@
 //   - Git: one repository; fetches are passed on, a push only if it creates or
 //     updates exactly refs/heads/<Branch>, which is never the default branch
 //     (I8). The head that was pushed is recorded from the upstream's own
-//     report, before the agent sees that report.
+//     report, before the agent sees that report. If the session has secrets, its
+//     packs are looked through first (leak.go), and refused with one in them.
 //   - Model: only the listed paths of configured providers; streams are passed
 //     on chunk by chunk; every request that can cost money is first allowed
 //     and afterwards reported to the Meter with the tokens that the provider

@@ -29,7 +29,13 @@ type GitConfig struct {
 	// session. It is called after the upstream said so and before the agent
 	// hears it; an error is logged and told to the agent.
 	Pushed func(ctx context.Context, session, ref, oldOID, newOID string) error
-	Log    *slog.Logger
+	// Secrets returns how to find the values of secrets that the session's commits may
+	// not hold, or nil if there are none. Without it pushes are not looked through.
+	Secrets func(ctx context.Context, a Access) (FindSecret, error)
+	// Refused is told of a push that was refused because of them: its commits are
+	// in the sandbox alone. An error is logged. It goes with Secrets.
+	Refused func(ctx context.Context, session string) error
+	Log     *slog.Logger
 	// MaxPush bounds a push, in bytes. Default: 500 MB.
 	MaxPush int64
 	// Idle is how long a transfer may stand still, and how long the upstream
@@ -51,7 +57,11 @@ type GitConfig struct {
 type Git struct {
 	c      GitConfig
 	limits *limits
+	looks  chan struct{} // one for each push that is looked through
 }
+
+// mostLooks is how many pushes are looked through at once: each may take some 300 MB.
+const mostLooks = 2
 
 // NewGit returns a git door with the defaults filled in.
 func NewGit(c GitConfig) *Git {
@@ -70,7 +80,7 @@ func NewGit(c GitConfig) *Git {
 	if c.Transport == nil {
 		c.Transport = plainTransport(maxSilence)
 	}
-	return &Git{c: c, limits: newLimits(c.PerSecond, c.Burst)}
+	return &Git{c: c, limits: newLimits(c.PerSecond, c.Burst), looks: make(chan struct{}, mostLooks)}
 }
 
 // maxSilence is how long an upstream may work before its answer begins: an
@@ -185,7 +195,11 @@ func (g *Git) pass(w http.ResponseWriter, r *http.Request, a Access, q gitReques
 	copyHeaders(w.Header(), res.Header, []string{"Content-Type", "Content-Encoding", "Cache-Control", "Expires", "Pragma"})
 	out := &patientWriter{w: w, rc: http.NewResponseController(w), idle: g.c.Idle}
 	defer out.finish()
-	if _, err := io.Copy(out, newIdleReader(res.Body, g.c.Idle)); err != nil {
+	answer := io.Reader(newIdleReader(res.Body, g.c.Idle))
+	if q.advertise && q.service == receivePack && g.c.Secrets != nil {
+		answer = askWhole(answer)
+	}
+	if _, err := io.Copy(out, answer); err != nil {
 		g.c.Log.Info("git transfer broke off", "session", a.Session, "service", q.service, "err", err)
 		panic(http.ErrAbortHandler) // a clean end would look like a whole pack
 	}

@@ -175,3 +175,24 @@ func accepted(report []byte) (map[string]bool, error) {
 		}
 	}
 }
+
+// askWhole adds to the refs that a server advertises for a push that it takes no
+// pack made from objects which it has already (gitprotocol-capabilities(5), "no-thin"):
+// such a pack cannot be looked through.
+func askWhole(advertised io.Reader) io.Reader {
+	var head bytes.Buffer
+	for {
+		raw, data, err := readPacket(advertised)
+		refs, caps, first := bytes.Cut(data, []byte{0})
+		if first {
+			line := string(refs) + "\x00" + strings.TrimSuffix(string(caps), "\n") + " no-thin\n"
+			head.WriteString(packet(line))
+			break
+		}
+		head.Write(raw)
+		if err != nil && !errors.Is(err, errFlush) {
+			break // what is left is passed on as it is
+		}
+	}
+	return io.MultiReader(&head, advertised)
+}

@@ -41,15 +41,24 @@ func (g *Git) push(w http.ResponseWriter, r *http.Request, a Access) {
 		p.answer(w, body, http.StatusForbidden, sentence)
 		return
 	}
-	g.forward(w, r, a, p, body)
+	var rest io.Reader = body
+	if g.c.Secrets != nil {
+		looked := g.withoutSecrets(w, r, a, p, body)
+		if looked == nil {
+			return
+		}
+		defer looked.Close()
+		rest = looked
+	}
+	g.forward(w, r, a, p, rest, body)
 }
 
-// forward sends an allowed push. Once the upstream may have acted, a client
+// forward sends an allowed push; rest is what follows its commands, from body. Once the upstream may have acted, a client
 // that leaves must not keep its report from being read, hence the context.
-func (g *Git) forward(w http.ResponseWriter, r *http.Request, a Access, p *pushRequest, body *patientBody) {
+func (g *Git) forward(w http.ResponseWriter, r *http.Request, a Access, p *pushRequest, rest io.Reader, body *patientBody) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), g.c.Total)
 	defer cancel()
-	sent := &lentBody{Reader: io.MultiReader(bytes.NewReader(p.raw), body), returned: make(chan struct{})}
+	sent := &lentBody{Reader: io.MultiReader(bytes.NewReader(p.raw), rest), returned: make(chan struct{})}
 	res, err := g.ask(r.WithContext(ctx), a, "/"+receivePack, true, sent)
 	sentence := g.failed(res, err, a)
 	sent.wait() // the server of a sandbox cannot read and answer at once
@@ -73,7 +82,7 @@ func (g *Git) forward(w http.ResponseWriter, r *http.Request, a Access, p *pushR
 func (g *Git) failed(res *http.Response, err error, a Access) string {
 	switch {
 	case errors.Is(err, errTooLarge):
-		return fmt.Sprintf("a push may have at most %d MB", g.c.MaxPush>>20)
+		return g.tooLarge()
 	case err != nil:
 		g.c.Log.Warn("push not passed on", "session", a.Session, "err", err)
 		return unreachable(err)

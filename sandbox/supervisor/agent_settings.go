@@ -162,7 +162,7 @@ delete process.env.` + sandbox.EnvSecrets + `
 const values = names.map((name) => (process.env[name] ?? '').trim())
   .filter((value) => value.length >= 8).sort((a, b) => b.length - a.length)
 function clean(value) {
-  if (typeof value === 'string') return values.reduce((text, secret) => text.replaceAll(secret, '` + redacted + `'), value)
+  if (typeof value === 'string') return values.reduce((text, secret) => text.replaceAll(secret, '` + sandbox.Redacted + `'), value)
   if (value === null || typeof value !== 'object') return value
   for (const field of Object.keys(value)) value[field] = clean(value[field])
   return value

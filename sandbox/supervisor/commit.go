@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -234,6 +235,10 @@ func (r *repository) wasOurs(ctx context.Context, sha, ref string) bool {
 
 var errForeignPush = errors.New("somebody else pushed to the session's branch; ask the agent to fetch and merge it")
 
+// remoteRefusal is how git prints the remote's own words: " ! [remote rejected]
+// here -> there (words)".
+var remoteRefusal = regexp.MustCompile(`(?m)\[remote rejected\] .*? \((.*)\)$`)
+
 // pushSentence makes of git's answer what a person can act on: the remote's own
 // words if it said any.
 func pushSentence(err error) string {
@@ -241,10 +246,8 @@ func pushSentence(err error) string {
 	if !errors.As(err, &failed) {
 		return "The branch was not pushed: " + err.Error() + "."
 	}
-	for line := range strings.SplitSeq(failed.stderr, "\n") {
-		if _, reason, ok := strings.Cut(line, "[remote rejected]"); ok {
-			return "The branch was not pushed: " + beginning(strings.TrimSpace(reason), maxSaid)
-		}
+	if words := remoteRefusal.FindStringSubmatch(failed.stderr); words != nil {
+		return "The branch was not pushed: " + beginning(words[1], maxSaid) + "."
 	}
 	return "The branch was not pushed: " + lastLines(failed.stderr, 3)
 }

@@ -168,7 +168,7 @@ func gitServer(root string) http.Handler {
 func (p *plane) doors() http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle(sandbox.BridgePath, sandbox.BridgeHandler(p.serve))
-	mux.Handle(sandbox.UploadPath, sandbox.UploadHandler(p.takeUpload))
+	mux.Handle(sandbox.UploadPath, sandbox.UploadHandler(func(context.Context, string) error { return nil }, p.takeUpload))
 	git := gitServer(filepath.Join(p.dir, "remotes"))
 	mux.HandleFunc("/git/", func(w http.ResponseWriter, r *http.Request) {
 		p.saw(r)

@@ -136,7 +136,7 @@ func (v *vault) rewrite(path string) error {
 	if err != nil {
 		return err
 	}
-	clean, changed := v.matcher.replace(data)
+	clean, changed := v.matcher.Replace(data)
 	if !changed {
 		return errors.New("the secret is not in the file as it is")
 	}
@@ -235,7 +235,7 @@ func (s *supervisor) cleanConversation(ctx context.Context) error {
 	for _, value := range s.vault.secrets {
 		forms = append(forms, sandbox.SecretForms(value)...)
 	}
-	if err := s.onDatabase(ctx, replaceInConversation, map[string]any{"path": live, "forms": forms, "by": redacted}, nil); err != nil {
+	if err := s.onDatabase(ctx, replaceInConversation, map[string]any{"path": live, "forms": forms, "by": sandbox.Redacted}, nil); err != nil {
 		return fmt.Errorf("secrets could not be taken out of the conversation: %w", err)
 	}
 	s.saveConversation()
@@ -244,7 +244,7 @@ func (s *supervisor) cleanConversation(ctx context.Context) error {
 
 // inFiles says whether a secret is in one of the files, if it is there.
 func (v *vault) inFiles(ctx context.Context, paths ...string) (bool, error) {
-	buf := make([]byte, 256<<10+2*v.matcher.longest)
+	buf := v.matcher.Buffer()
 	for _, path := range paths {
 		f, err := os.Open(path)
 		if errors.Is(err, fs.ErrNotExist) {
@@ -253,7 +253,7 @@ func (v *vault) inFiles(ctx context.Context, paths ...string) (bool, error) {
 		if err != nil {
 			return false, err
 		}
-		secret, err := v.matcher.search(interruptible{ctx, f}, buf)
+		secret, err := v.matcher.Search(interruptible{ctx, f}, buf)
 		f.Close()
 		if err != nil || secret != "" {
 			return secret != "", err
@@ -271,7 +271,7 @@ func (s *supervisor) inConversation(ctx context.Context, path string) (bool, err
 		end.CloseWithError(err)
 		ran <- err
 	})
-	secret, err := s.vault.matcher.search(text, make([]byte, 256<<10+2*s.vault.matcher.longest))
+	secret, err := s.vault.matcher.Search(text, s.vault.matcher.Buffer())
 	_ = text.Close() // ends the writer if it was found
 	if ranErr := <-ran; secret == "" {
 		err = errors.Join(err, ranErr)

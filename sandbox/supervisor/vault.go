@@ -27,7 +27,7 @@ import (
 // in its environment. It finds their values in files.
 type vault struct {
 	secrets map[string]string // by name
-	matcher *matcher
+	matcher *sandbox.Matcher
 
 	mu      sync.Mutex
 	checked time.Time // what was not changed since is known to hold none
@@ -46,7 +46,7 @@ func newVault(environ []string) *vault {
 		}
 	}
 	maps.DeleteFunc(values, func(name, _ string) bool { return !names[name] })
-	return &vault{secrets: values, matcher: newMatcher(values)}
+	return &vault{secrets: values, matcher: sandbox.NewMatcher(maps.All(values))}
 }
 
 func (v *vault) empty() bool { return len(v.secrets) == 0 }
@@ -56,7 +56,7 @@ func (v *vault) names() string { return strings.Join(slices.Sorted(maps.Keys(v.s
 
 // scrub takes the secrets out of the strings of a JSON document.
 func (v *vault) scrub(data []byte) []byte {
-	clean, _ := v.matcher.replace(data)
+	clean, _ := v.matcher.Replace(data)
 	return clean
 }
 
@@ -151,7 +151,7 @@ func (s *scan) walk(ctx context.Context, folder string, to chan<- []string) erro
 
 // read looks at the files that walk sends.
 func (s *scan) read(ctx context.Context, from <-chan []string) error {
-	buf := make([]byte, 256<<10+2*s.vault.matcher.longest)
+	buf := s.vault.matcher.Buffer()
 	for paths := range from {
 		for _, path := range paths {
 			if ctx.Err() != nil {
@@ -207,15 +207,14 @@ func (s *scan) look(ctx context.Context, path string, buf []byte) (secret, objec
 		return "", "", nil
 	}
 	m := s.vault.matcher
-	if at, n := m.find([]byte(path)); at >= 0 {
-		return n.name, "", nil
+	if name := m.Named([]byte(path)); name != "" {
+		return name, "", nil
 	}
 	switch info.Mode & unix.S_IFMT {
 	case unix.S_IFLNK:
 		target, err := os.Readlink(path)
 		if err == nil {
-			_, n := m.find([]byte(target))
-			secret = n.name
+			secret = m.Named([]byte(target))
 		}
 		return secret, "", err
 	case unix.S_IFREG:
@@ -235,7 +234,7 @@ func (s *scan) look(ctx context.Context, path string, buf []byte) (secret, objec
 			return "", "", err
 		}
 	}
-	secret, err = m.search(interruptible{ctx, r}, buf)
+	secret, err = m.Search(interruptible{ctx, r}, buf)
 	if errors.Is(err, zlib.ErrChecksum) || errors.Is(err, zlib.ErrHeader) || errors.Is(err, io.ErrUnexpectedEOF) {
 		err = nil // a damaged object: what could be read of it was
 	}

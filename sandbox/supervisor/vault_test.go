@@ -6,59 +6,16 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
-	"io"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
-	"testing/iotest"
 	"time"
-
-	"pgregory.net/rapid"
 
 	"openinspect/sandbox"
 )
-
-// Whatever the words and the text are, and in whatever pieces the text comes, a
-// word is found if and only if it is there.
-func TestEveryFormOfASecretIsFound(t *testing.T) {
-	t.Parallel()
-	rapid.Check(t, func(t *rapid.T) {
-		secrets := map[string]string{}
-		for i, value := range rapid.SliceOfN(rapid.StringMatching(`[ab/+]{8,12}`), 1, 4).Draw(t, "secrets") {
-			secrets[fmt.Sprintf("S%d", i)] = value
-		}
-		m := newMatcher(secrets)
-		pieces := rapid.SliceOfN(rapid.OneOf(rapid.StringMatching(`[ab/+]{0,9}`), rapid.SampledFrom(slices.Collect(values(secrets)))), 0, 6).Draw(t, "pieces")
-		text := strings.Join(pieces, "")
-		there := false
-		for _, value := range secrets {
-			for _, form := range sandbox.SecretForms(value) {
-				there = there || strings.Contains(text, form)
-			}
-		}
-		name, err := m.search(iotest.OneByteReader(strings.NewReader(text)), make([]byte, 2*m.longest+1))
-		if err != nil || (name != "") != there {
-			t.Fatalf("search in %q says %q (%v)", text, name, err)
-		}
-		clean, changed := m.replace([]byte(text))
-		if at, _ := m.find(clean); at >= 0 || changed != there {
-			t.Fatalf("%q became %q", text, clean)
-		}
-	})
-}
-
-func values(m map[string]string) func(func(string) bool) {
-	return func(yield func(string) bool) {
-		for _, v := range m {
-			if !yield(v) {
-				return
-			}
-		}
-	}
-}
 
 func TestASecretIsFoundInWhateverShape(t *testing.T) {
 	t.Parallel()
@@ -215,20 +172,4 @@ func BenchmarkLookingForSecrets(b *testing.B) {
 	}
 	b.ReportMetric(percentile(whole, 0.5), "p50-ms-whole")
 	b.ReportMetric(percentile(again, 0.5), "p50-ms-again")
-}
-
-// BenchmarkSearchingAFile measures how fast one large file is looked through.
-func BenchmarkSearchingAFile(b *testing.B) {
-	data := make([]byte, 64<<20)
-	for i := range data {
-		data[i] = "etaoin shrdlu cmfwyp vbgkqj xz.,;(){}=+-/*0123456789\n"[rand.IntN(53)]
-	}
-	m := newMatcher(map[string]string{"A": npmToken, "B": "another-secret-value", "C": "d41d8cd98f00b204e9800998ecf8427e"})
-	buf := make([]byte, 256<<10+2*m.longest)
-	b.SetBytes(int64(len(data)))
-	for b.Loop() {
-		if name, err := m.search(io.MultiReader(bytes.NewReader(data)), buf); err != nil || name != "" {
-			b.Fatal(name, err)
-		}
-	}
 }

@@ -102,7 +102,7 @@ func (w *World) Run(e *sessions.Engine) (stop func()) {
 	ctx, cancel := context.WithCancel(context.Background())
 	handler := http.NewServeMux()
 	handler.Handle(sandbox.BridgePath, sandbox.BridgeHandler(e.ServeBridge))
-	handler.Handle(sandbox.UploadPath, sandbox.UploadHandler(e.TakeUpload))
+	handler.Handle(sandbox.UploadPath, sandbox.UploadHandler(e.AdmitUpload, e.TakeUpload))
 	var bridges sync.WaitGroup
 	var serving http.Handler = http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 		bridges.Add(1)

@@ -1,21 +1,20 @@
-package supervisor
+package sandbox
 
 import (
 	"bytes"
 	"cmp"
 	"io"
+	"iter"
 	"math"
 	"slices"
-
-	"openinspect/sandbox"
 )
 
-// matcher finds any of many words in bytes, most of which it does not look at. It
-// is the algorithm of Wu and Manber ("A Fast Algorithm for Multi-Pattern
+// Matcher finds the forms of any of many secrets in bytes, most of which it does not
+// look at. It is the algorithm of Wu and Manber ("A Fast Algorithm for Multi-Pattern
 // Searching", 1994) with blocks of two bytes: for the two bytes at the end of a
 // window, a table says how far the window may move before a word can end there.
 // It is safe for concurrent use.
-type matcher struct {
+type Matcher struct {
 	window  int // bytes of the shortest word
 	longest int
 	shift   []uint8             // by block
@@ -28,11 +27,11 @@ type needle struct {
 	name string // of the secret
 }
 
-// newMatcher makes a matcher for secrets by their names. One without any finds nothing.
-func newMatcher(secrets map[string]string) *matcher {
+// NewMatcher makes a matcher for values of secrets by their names, each of which may have several. One without any finds nothing.
+func NewMatcher(secrets iter.Seq2[string, string]) *Matcher {
 	var all []needle
 	for name, value := range secrets {
-		for _, form := range sandbox.SecretForms(value) {
+		for _, form := range SecretForms(value) {
 			all = append(all, needle{form, name})
 		}
 	}
@@ -40,7 +39,7 @@ func newMatcher(secrets map[string]string) *matcher {
 	slices.SortFunc(all, func(a, b needle) int {
 		return cmp.Or(cmp.Compare(len(b.text), len(a.text)), cmp.Compare(a.text, b.text), cmp.Compare(a.name, b.name))
 	})
-	m := &matcher{window: math.MaxUint8, words: make(map[uint16][]needle)}
+	m := &Matcher{window: math.MaxUint8, words: make(map[uint16][]needle)}
 	for _, n := range all {
 		m.window = min(m.window, len(n.text))
 		m.longest = max(m.longest, len(n.text))
@@ -59,8 +58,14 @@ func newMatcher(secrets map[string]string) *matcher {
 
 func block(a, b byte) uint16 { return uint16(a)<<8 | uint16(b) }
 
+// Named returns the name of the first secret in data; empty if there is none.
+func (m *Matcher) Named(data []byte) string {
+	_, found := m.find(data)
+	return found.name
+}
+
 // find returns where in data the first word is, and which; -1 if there is none.
-func (m *matcher) find(data []byte) (at int, found needle) {
+func (m *Matcher) find(data []byte) (at int, found needle) {
 	if m.longest == 0 {
 		return -1, needle{}
 	}
@@ -81,9 +86,9 @@ func (m *matcher) find(data []byte) (at int, found needle) {
 	return -1, needle{}
 }
 
-// replace returns data with something else in the place of each word, and whether
-// there was any.
-func (m *matcher) replace(data []byte) ([]byte, bool) {
+// Replace returns data with Redacted in the place of each secret, and whether there
+// was any.
+func (m *Matcher) Replace(data []byte) ([]byte, bool) {
 	at, n := m.find(data)
 	if at < 0 {
 		return data, false
@@ -91,19 +96,22 @@ func (m *matcher) replace(data []byte) ([]byte, bool) {
 	var clean bytes.Buffer
 	for ; at >= 0; at, n = m.find(data) {
 		clean.Write(data[:at])
-		clean.WriteString(redacted)
+		clean.WriteString(Redacted)
 		data = data[at+len(n.text):]
 	}
 	clean.Write(data)
 	return clean.Bytes(), true
 }
 
-// redacted stands where a secret was.
-const redacted = "[redacted]"
+// Redacted stands where a secret was.
+const Redacted = "[redacted]"
 
-// search reads to the end, or to the first word, and returns the name of its
-// secret. buf has to be longer than twice the longest word.
-func (m *matcher) search(r io.Reader, buf []byte) (secret string, err error) {
+// Buffer makes a buffer for Search.
+func (m *Matcher) Buffer() []byte { return make([]byte, 256<<10+2*m.longest) }
+
+// Search reads to the end, or to the first secret, and returns its name. buf is of
+// Buffer, and nobody else's meanwhile.
+func (m *Matcher) Search(r io.Reader, buf []byte) (secret string, err error) {
 	kept := 0
 	for {
 		n, err := r.Read(buf[kept:])
