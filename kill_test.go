@@ -81,8 +81,6 @@ func TestAControlPlaneKilledAtAnyMomentLosesAndRepeatsNothing(t *testing.T) {
 	r := startRig(t, func(p *practice) {
 		p.scripts = killScript.write(t)
 		p.pace = 5 * time.Millisecond
-		// What was said while nobody listened comes again, sooner than from Slack itself.
-		p.slackOpt.Retries = []time.Duration{0, 3 * time.Second, 10 * time.Second, 30 * time.Second}
 	})
 	const perJob = 3
 	jobs := (len(moments) + perJob - 1) / perJob

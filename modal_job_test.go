@@ -138,7 +138,6 @@ func TestAControlPlaneKilledWhileModalWorksLeaksNothing(t *testing.T) {
 		atModal(p)
 		p.scripts = killScript.write(t)
 		p.pace = 5 * time.Millisecond
-		p.slackOpt.Retries = []time.Duration{0, 3 * time.Second, 10 * time.Second, 30 * time.Second}
 	})
 	modal := r.practice.modal
 	killed := func(where string, come func() bool) {

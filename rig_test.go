@@ -96,6 +96,8 @@ func startRig(t testing.TB, change func(*practice)) *rig {
 		log: slog.New(slog.NewTextHandler(log, nil)), out: log, childOut: log, dir: dir, listen: "127.0.0.1:0",
 		binary: binary, extraEnv: []string{"LOG_LEVEL=debug", "MAX_SPARES=0"}, // no more boxes than a test is about
 	}
+	// What was said while nobody listened comes again, sooner than from Slack itself.
+	p.slackOpt.Retries = []time.Duration{0, 3 * time.Second, 10 * time.Second, 30 * time.Second}
 	if change != nil {
 		change(p)
 	}

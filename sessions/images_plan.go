@@ -107,7 +107,7 @@ func (t *tx) staleImage(ctx context.Context, repository, head string) (why strin
 	}
 	switch err = notFound(err); {
 	case errors.Is(err, ErrNotFound):
-		why = "there is no image"
+		why = "there was no image"
 	case err != nil:
 		return "", fmt.Errorf("reading the image of %s: %w", repository, err)
 	case newest.Commit != head:

@@ -27,6 +27,7 @@ func repositoryOf(r *http.Request) string { return r.PathValue("owner") + "/" + 
 type imagePage struct {
 	Title      string
 	Viewer     sessions.Person
+	Head       repositoryHead
 	Repository string
 	Path       string // of the page
 	Admin      bool
@@ -49,6 +50,7 @@ func (s *Server) imagePage(r *http.Request, v viewer) (imagePage, error) {
 		return p, err
 	}
 	p.Admin = v.Admin
+	p.Head = repositoryHead{Name: repository, Image: true}
 	for i := range p.Builds {
 		b := &p.Builds[i]
 		if b.Usable {
@@ -63,7 +65,7 @@ func (s *Server) imagePage(r *http.Request, v viewer) (imagePage, error) {
 	}
 	p.Shown = &p.Builds[0]
 	if p.Open == nil && p.Shown.State == sessions.BuildFailed {
-		p.Failing = p.Shown
+		p.Failing, p.Head.Failing = p.Shown, true
 	}
 	p.Log, err = s.engine.BuildLog(r.Context(), repository, p.Shown.ID)
 	return p, err

@@ -25,7 +25,7 @@ func TestThePageOfAnImageShowsItsBuildsAndLetsAdministratorsBuildIt(t *testing.T
 		t.Errorf("Bob sees\n%s", page)
 	}
 	run(`insert into images (id, repository, why, state, commit, image, ref, provider, queued_at, ended_at) values
-		('good', 'acme/greeter', 'there is no image', 'succeeded', '1234567890123456789012345678901234567890', 'ready', 'r', 'test', now() - interval '3 hours', now() - interval '2 hours')`)
+		('good', 'acme/greeter', 'there was no image', 'succeeded', '1234567890123456789012345678901234567890', 'ready', 'r', 'test', now() - interval '3 hours', now() - interval '2 hours')`)
 	run(`insert into images (id, repository, why, state, reason, log, queued_at, ended_at) values
 		('bad', 'acme/greeter', 'the default branch moved to 22222222', 'failed', '.openinspect/setup.sh failed.', '<b>npm</b> ERR!', now(), now())`)
 	page := alice.page(path)
@@ -33,6 +33,11 @@ func TestThePageOfAnImageShowsItsBuildsAndLetsAdministratorsBuildIt(t *testing.T
 		"Sessions go on with the last good image", "&lt;b&gt;npm&lt;/b&gt; ERR!", "Build it anew", "The default branch moved to 22222222"} {
 		if !strings.Contains(page, want) {
 			t.Errorf("the page lacks %q:\n%s", want, page)
+		}
+	}
+	for where, want := range map[string]string{"/repositories": "Its image cannot be built", "/repositories/acme/greeter": "failing"} {
+		if page := bob.page(where); !strings.Contains(page, want) {
+			t.Errorf("%s does not say that builds fail:\n%s", where, page)
 		}
 	}
 	if log := bob.page(path + "/bad/log"); log != "<b>npm</b> ERR!" {

@@ -15,6 +15,7 @@ var errNoRepository = &failure{status: http.StatusNotFound, code: "no_repository
 type settingsPage struct {
 	Title      string
 	Viewer     sessions.Person
+	Head       repositoryHead       // of one repository's
 	CanLink    bool                 // GitHub accounts can be connected
 	Repository *sessions.Repository // nil: all
 	API        string               // where changes go
@@ -23,6 +24,23 @@ type settingsPage struct {
 	Variables  []sessions.Variable
 	Inherited  []sessions.Variable // those for all that the repository does not have itself
 	Changes    []sessions.SettingChange
+}
+
+// repositoryHead is what each page of a repository begins with.
+type repositoryHead struct {
+	Name    string
+	Image   bool // this is the page of its image
+	Failing bool // its image cannot be built
+}
+
+// failingImages are the repositories whose images cannot be built.
+func (s *Server) failingImages(ctx context.Context) (map[string]bool, error) {
+	builds, err := s.engine.FailingBuilds(ctx)
+	failing := make(map[string]bool, len(builds))
+	for _, b := range builds {
+		failing[b.Repository] = true
+	}
+	return failing, err
 }
 
 // changesShown is how many changes of settings a page lists.
@@ -97,6 +115,11 @@ func (s *Server) serveRepository(w http.ResponseWriter, r *http.Request, v viewe
 	if err != nil {
 		return err
 	}
+	failing, err := s.failingImages(r.Context())
+	if err != nil {
+		return err
+	}
+	page.Head = repositoryHead{Name: page.Repository.Name, Failing: failing[page.Repository.Name]}
 	return s.render(w, http.StatusOK, "repository", page)
 }
 
@@ -106,7 +129,11 @@ func (s *Server) serveRepositories(w http.ResponseWriter, r *http.Request, v vie
 	if err != nil {
 		return err
 	}
-	return s.render(w, http.StatusOK, "repositories", map[string]any{"Title": "Repositories", "Viewer": v.Person, "Repositories": all})
+	failing, err := s.failingImages(r.Context())
+	if err != nil {
+		return err
+	}
+	return s.render(w, http.StatusOK, "repositories", map[string]any{"Title": "Repositories", "Viewer": v.Person, "Repositories": all, "Failing": failing})
 }
 
 // mountSettings adds the pages of settings and what they call. Changes are for
