@@ -93,7 +93,13 @@ func TestASessionBeginsFromItsRepositorysImage(t *testing.T) {
 	var asked sandbox.Preparation
 	var grant sessions.Grant
 	var token string
+	begun := make(chan struct{})
 	w.Provider.Prepare = func(ctx context.Context, _ *sessionstest.Box, c sandbox.Cmd) (int, error) {
+		select {
+		case <-begun:
+		case <-ctx.Done():
+			return 0, ctx.Err()
+		}
 		data, err := io.ReadAll(c.Stdin)
 		if err == nil {
 			err = json.Unmarshal(data, &asked)
@@ -111,6 +117,7 @@ func TestASessionBeginsFromItsRepositorysImage(t *testing.T) {
 	if from, _ := used(t, w, e, "1.0"); from != "" {
 		t.Errorf("the first session began from %q", from)
 	}
+	close(begun)
 	b := built(t, e, "an image is built", succeeded)
 	if !b.Usable || b.Commit != sessionstest.FirstCommit {
 		t.Errorf("the image is %+v", b)
