@@ -211,3 +211,29 @@ func waitAll(t *testing.T, e *sessions.Engine, session string) []sessions.Prompt
 	slices.SortFunc(all, func(a, b sessions.Prompt) int { return a.StartedAt.Compare(*b.StartedAt) })
 	return all
 }
+
+func TestALargeFilesystemHasItsTimeToBeSavedWhenItsBoxParks(t *testing.T) {
+	t.Parallel()
+	w := sessionstest.New(t)
+	had := make(chan time.Duration, 1)
+	w.Provider.Save = func(ctx context.Context, _ *sessionstest.Box) error {
+		until, _ := ctx.Deadline()
+		select {
+		case had <- time.Until(until):
+		default:
+		}
+		return nil
+	}
+	e := w.Engine(func(c *sessions.Config) {
+		c.Provider, c.ParkAfter, c.SnapshotAfter = sessionstest.Unlisting{Provider: w.Provider}, 50*time.Millisecond, -1
+	})
+	sessions.Hasten(e)
+	sessions.SlowSaves(e)
+	w.Run(e)
+	acc := w.Ask(e, w.Person(e, "Alice").ID, "1.0", "acme/greeter: one")
+	ended(t, e, acc.Prompt.ID)
+	parked(t, w, acc.Session.ID)
+	if got := <-had; got < 30*time.Minute {
+		t.Errorf("the provider had %s to save it, where saving may take an hour", got)
+	}
+}

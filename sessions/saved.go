@@ -92,9 +92,8 @@ func (e *Engine) dropSaved(ctx context.Context, row int64, ref sandbox.Ref) erro
 
 // keepBox ends a box and keeps its filesystem, unless that may not be kept. gone says that the box had ended
 // before; what it left then is what an earlier attempt saved of it, or nothing
-// new. Whoever calls it records the result with keep.
-func (e *Engine) keepBox(ctx context.Context, session, id string) (k keeping, gone bool, err error) {
-	within := 4 * e.tempo.park
+// new. Whoever calls it records the result with keep. It takes as long as within.
+func (e *Engine) keepBox(ctx context.Context, session, id string, within time.Duration) (k keeping, gone bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, within)
 	defer cancel()
 	box, err := e.cfg.Provider.Attach(ctx, id)
