@@ -349,7 +349,14 @@ func TestABuildThatModalBreaksOffIsJoinedAgain(t *testing.T) {
 
 func TestWhatModalWouldNotTakeIsRefusedInASentence(t *testing.T) {
 	t.Parallel()
-	p := open(t, options(server(t)))
+	o := options(server(t))
+	p := open(t, o)
+	for _, name := range []string{"our inspect", "ap-" + strings.Repeat("a", 22), strings.Repeat("a", 65)} {
+		o.App = name
+		if _, err := New(o); err == nil || !strings.Contains(err.Error(), "MODAL_APP") {
+			t.Errorf("an app %q: %v", name, err)
+		}
+	}
 	for want, change := range map[string]func(*sandbox.Spec){
 		"tag note=":       func(s *sandbox.Spec) { s.Tags = map[string]string{"note": strings.Repeat("x", 64)} },
 		"count as three":  func(s *sandbox.Spec) { s.Name = strings.Repeat("a b", 20) },
