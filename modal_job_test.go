@@ -18,44 +18,6 @@ func atModal(p *practice) {
 	p.extraEnv = append(p.extraEnv, "PARK_AFTER=2s")
 }
 
-func TestTheMainJobIsDoneAtModalWithAPauseInBetween(t *testing.T) {
-	r := startRig(t, atModal)
-	channel := r.channel("greeter")
-	thread := r.say("alice", channel, "", "@inspect fix the failing test in acme/greeter")
-	first := r.waitSettled(thread, 1, 3*time.Minute)[0]
-	if first.State != "completed" {
-		t.Fatalf("the first prompt ended as %s: %s", first.State, first.Reason)
-	}
-	before := r.parked(first.Session)
-	sandboxes := r.sandboxesOf(first.Session)
-	if len(sandboxes) != 1 || sandboxes[0].Ended.IsZero() {
-		t.Fatalf("after parking Modal has the sandboxes %+v, want one that has ended", sandboxes)
-	}
-
-	r.say("bob", channel, thread, "add a usage section to the README")
-	prompts := r.waitSettled(thread, 2, 3*time.Minute)
-	if prompts[1].State != "completed" {
-		t.Errorf("the second prompt ended as %s: %s", prompts[1].State, prompts[1].Reason)
-	}
-	sandboxes = r.sandboxesOf(first.Session)
-	if len(sandboxes) != 2 || sandboxes[1].Image != before && sandboxes[0].Image != before {
-		t.Errorf("the session did not go on from the image %s: %+v", before, sandboxes)
-	}
-	r.checkThread(channel, thread, prompts)
-	r.checkPullRequest(first.Session)
-	r.checkLog(first.Session)
-	after := r.parked(first.Session)
-	r.eventually("only the last saved filesystem is kept", time.Minute, func() error {
-		for _, image := range r.practice.modal.Images() {
-			of := slices.IndexFunc(sandboxes, func(s practicemodal.Sandbox) bool { return s.ID == image.Sandbox })
-			if of >= 0 && image.ID != after {
-				return fmt.Errorf("image %s is there", image.ID)
-			}
-		}
-		return nil
-	})
-}
-
 // The whole way at Modal: an image is built, a session begins from it, its sandbox is
 // saved while it is quiet, parked and restored, and ends in a pull request.
 func TestASessionAtModalGoesFromAnImageOverASnapshotAndAPauseToAPullRequest(t *testing.T) {
@@ -81,7 +43,11 @@ func TestASessionAtModalGoesFromAnImageOverASnapshotAndAPauseToAPullRequest(t *t
 		}
 		return err
 	})
-	r.parked(first.Session)
+	before := r.parked(first.Session)
+	sandboxes := r.sandboxesOf(first.Session)
+	if len(sandboxes) != 1 || sandboxes[0].Ended.IsZero() {
+		t.Fatalf("after parking Modal has the sandboxes %+v, want one that has ended", sandboxes)
+	}
 	r.say("bob", channel, thread, "add a usage section to the README")
 	prompts := r.waitSettled(thread, 2, 3*time.Minute)
 	for _, p := range prompts {
@@ -89,9 +55,23 @@ func TestASessionAtModalGoesFromAnImageOverASnapshotAndAPauseToAPullRequest(t *t
 			t.Errorf("%q ended as %s: %s", p.Text, p.State, p.Reason)
 		}
 	}
+	sandboxes = r.sandboxesOf(first.Session)
+	if len(sandboxes) != 2 || sandboxes[1].Image != before && sandboxes[0].Image != before {
+		t.Errorf("the session did not go on from the image %s: %+v", before, sandboxes)
+	}
 	r.checkThread(channel, thread, prompts)
 	r.checkPullRequest(first.Session)
 	r.checkLog(first.Session)
+	after := r.parked(first.Session)
+	r.eventually("only the last saved filesystem is kept", time.Minute, func() error {
+		for _, saved := range r.practice.modal.Images() {
+			of := slices.IndexFunc(sandboxes, func(s practicemodal.Sandbox) bool { return s.ID == saved.Sandbox })
+			if of >= 0 && saved.ID != after {
+				return fmt.Errorf("image %s is there", saved.ID)
+			}
+		}
+		return nil
+	})
 }
 
 // parked waits until a session's sandbox is parked and returns what it was saved as.

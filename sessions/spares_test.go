@@ -276,6 +276,24 @@ func TestABusyRepositoryHasASpareWaiting(t *testing.T) {
 	}
 }
 
+func TestASpareHasWhatIsSetNow(t *testing.T) {
+	t.Parallel()
+	w, e, ada := governed(t, withSpares, func(c *sessions.Config) { c.PoolSize = 1 })
+	w.Run(e)
+	for i := range 2 {
+		ended(t, e, w.Ask(e, ada.ID, fmt.Sprint(i, ".0"), "acme/greeter: go").Prompt.ID)
+	}
+	waiting(t, w)
+	set(t, e, ada, "acme/greeter", "LEVEL", "seven", false)
+	sessionstest.Eventually(t, "the spare without it is ended", func() bool { return spares(t, w, "ended") == 1 })
+	waiting(t, w) // and replaced
+	ended(t, e, w.Ask(e, ada.ID, "3.0", "acme/greeter: go").Prompt.ID)
+	specs := w.Provider.Specs()
+	if env := specs[len(specs)-1].Env; spares(t, w, "taken") != 1 || env["LEVEL"] != "seven" {
+		t.Errorf("%d spares were taken, and the last sandbox has %v", spares(t, w, "taken"), env)
+	}
+}
+
 func TestSparesStopWhenTheirDaysMoneyIsSpent(t *testing.T) {
 	t.Parallel()
 	w := sessionstest.New(t)

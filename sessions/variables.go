@@ -302,7 +302,7 @@ func (t *tx) endSparesOf(ctx context.Context, repository string) error {
 		return fmt.Errorf("looking for spare sandboxes of %q: %w", repository, err)
 	}
 	for _, id := range ids {
-		if err := t.endSpare(ctx, id, spareEnded, "what is set for its repository was changed"); err != nil {
+		if err := t.endSpare(ctx, id, spareEnded, ""); err != nil {
 			return err
 		}
 	}

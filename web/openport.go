@@ -343,10 +343,17 @@ func keepCookies(h http.Header, ours string) {
 	}
 }
 
+// errGateway: a provider's own gateway stands before the program and could not
+// reach it. What it says of that is its own wording, in its own format.
+var errGateway = errors.New("the provider's gateway does not reach it")
+
 // rewriteFromPort makes the answer that the browser gets: cookies of this host only,
 // and redirections that stay here.
 func (s *Server) rewriteFromPort(resp *http.Response) error {
 	v := resp.Request.Context().Value(visitKey{}).(*visit)
+	if resp.StatusCode == http.StatusBadGateway && len(v.address.header) > 0 {
+		return errGateway
+	}
 	cookies := resp.Cookies()
 	resp.Header.Del("Set-Cookie")
 	for _, c := range cookies {

@@ -45,6 +45,8 @@ func serveProgram(t *testing.T) *program {
 			}
 		case "/moved":
 			http.Redirect(w, r, "http://"+r.Host+"/page?from=moved", http.StatusFound)
+		case "/unreached": // as a provider's gateway answers in the program's place
+			http.Error(w, "gateway: nothing listens", http.StatusBadGateway)
 		case "/drip":
 			_, _ = io.WriteString(w, "first\n")
 			_ = http.NewResponseController(w).Flush()
@@ -231,11 +233,14 @@ func TestAPortSaysWhenNothingIsThere(t *testing.T) {
 }
 
 func TestAPortWhoseProgramDoesNotRunSaysSo(t *testing.T) {
-	_, alice, program, session := awake(t)
+	r, alice, program, session := awake(t)
+	const says = `document.body.textContent.includes('Nothing answers on port 3000')`
+	page := alice.open("/sessions/" + session + "/ports/3000?to=/unreached")
+	page.until(says)
 	program.CloseClientConnections()
 	program.Close()
-	page := alice.open("/sessions/" + session + "/ports/3000")
-	page.until(`document.body.textContent.includes('Nothing answers on port 3000')`)
+	page.do(chromedp.Navigate(r.url + "/sessions/" + session + "/ports/3000"))
+	page.until(says)
 }
 
 func TestAStreamOfAPortComesAtOnceAndEndsWithTheSignIn(t *testing.T) {

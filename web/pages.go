@@ -70,6 +70,7 @@ type sessionPage struct {
 	Viewer     sessions.Person
 	View       sessionView
 	Head, Side template.HTML
+	Question   template.HTML
 	Sections   []section
 	Parts      []sessions.RunningPart
 	Last       int64
@@ -92,6 +93,9 @@ func (s *Server) serveSession(w http.ResponseWriter, r *http.Request, v viewer) 
 		return err
 	}
 	if page.Side, err = s.panel("side", view); err != nil {
+		return err
+	}
+	if page.Question, err = s.panel("question", view); err != nil {
 		return err
 	}
 	// The running parts are read before the log: one that ends in between is

@@ -31,6 +31,7 @@ type sessionView struct {
 	PR           *sessions.Artifact
 	Participants []sessions.Person
 	Question     *sessions.Question // that waits for an answer
+	QuestionHTML template.HTML
 	Children     []sessions.Child
 	Parent       string             // the session whose agent began this one
 	Linked       map[uuid.UUID]bool // artifacts that whoever has their link sees

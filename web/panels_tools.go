@@ -12,7 +12,7 @@ func (s *Server) readTools(ctx context.Context, v *sessionView) error {
 	q, err := s.engine.OpenQuestion(ctx, v.Session.ID)
 	switch {
 	case err == nil:
-		v.Question = &q
+		v.Question, v.QuestionHTML = &q, s.rows.markdown.html(q.Text)
 	case !errors.Is(err, sessions.ErrNotFound):
 		return err
 	}

@@ -259,7 +259,7 @@ func (r *room) sendPanels(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	for _, name := range []string{"head", "side"} {
+	for _, name := range []string{"head", "side", "question"} {
 		html, err := r.server.panel(name, v)
 		if err != nil {
 			return err

@@ -31,10 +31,10 @@ func TestAQuestionIsAnsweredOnThePage(t *testing.T) {
 	hers, his := alice.open(sessionPath(s)).live(), bob.open(sessionPath(s)).live()
 	hers.until(`document.querySelector('.row.update strong')?.textContent === 'the zone' && !document.querySelector('.row.update script')`)
 	hers.until(`document.querySelector('.status-waiting')?.textContent.includes('Waiting for an answer')`)
-	his.until(`document.querySelectorAll('.question .choices button').length === 2`)
-	his.do(chromedp.Click(chromedp.CSS(`.question button[data-option="1"]`)))
+	his.until(`document.querySelectorAll('#question .choices button').length === 2`)
+	his.do(chromedp.Click(chromedp.CSS(`#question button[data-option="1"]`)))
 	for _, page := range []*tab{hers, his} {
-		page.until(`document.querySelector('.question')?.textContent.includes("answered: Berlin's") && !document.querySelector('.question button')`)
+		page.until(`document.querySelector('.question')?.textContent.includes("answered: Berlin's") && !document.querySelector('#question *')`)
 	}
 	var refused refusal
 	if status := alice.call("POST", "/api/prompts/"+s.prompt+"/answer", `{"option":0}`, &refused); status != http.StatusConflict || !strings.Contains(refused.Error.Text, "has answered that already") {
