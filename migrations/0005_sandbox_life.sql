@@ -8,6 +8,7 @@ create table saved (
     kind       text not null check (kind in ('snapshot', 'park')),
     state      text not null default 'saving' check (state in ('saving', 'kept', 'unwanted', 'gone')),
     box        text not null,               -- what is saved
+    provider   text not null,               -- who keeps it
     prompt_id  text not null default '',    -- the last prompt whose work is in it, if a snapshot
     ref        text not null default '',    -- the provider's name of it, once it is known
     held_until timestamptz,                 -- while saving: of the lease of who asks the provider

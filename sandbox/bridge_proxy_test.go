@@ -17,15 +17,15 @@ type fault struct {
 }
 
 // faultyProxy stands between both ends and understands frames as RFC 6455
-// section 5.2 lays them out. Its first connection suffers the fault, later ones
-// do not.
+// section 5.2 lays them out. The fault happens once, at a message counted over all
+// connections: on a busy machine an earlier one may end by its deadlines.
 type faultyProxy struct {
 	listener net.Listener
 	target   string
 	fault    fault
 
 	mu      sync.Mutex
-	used    bool
+	passed  int  // messages of the fault's direction
 	hit     bool // the fault has happened
 	conns   []net.Conn
 	running sync.WaitGroup
@@ -66,19 +66,14 @@ func (p *faultyProxy) accept() {
 		}
 		p.mu.Lock()
 		p.conns = append(p.conns, down, up)
-		f := p.fault
-		if p.used {
-			f = fault{kind: "none"}
-		}
-		p.used = true
 		p.mu.Unlock()
-		p.running.Go(func() { p.copy(down, up, f, true) })
-		p.running.Go(func() { p.copy(up, down, f, false) })
+		p.running.Go(func() { p.copy(down, up, true) })
+		p.running.Go(func() { p.copy(up, down, false) })
 	}
 }
 
 // copy forwards one direction: the HTTP handshake, then frame by frame.
-func (p *faultyProxy) copy(from, to net.Conn, f fault, up bool) {
+func (p *faultyProxy) copy(from, to net.Conn, up bool) {
 	defer closeHalf(to)
 	r := bufio.NewReader(from)
 	for { // the handshake ends with an empty line
@@ -93,30 +88,37 @@ func (p *faultyProxy) copy(from, to net.Conn, f fault, up bool) {
 			break
 		}
 	}
-	for messages := 0; ; {
+	for {
 		raw, data, err := readFrame(r)
 		if err != nil {
 			return
 		}
-		if data {
-			messages++
+		if p.due(up, data) {
+			p.suffer(from, to, raw)
+			return
 		}
-		if f.kind == "none" || f.up != up || messages < f.frame {
-			if _, err := to.Write(raw); err != nil {
-				return
-			}
-			continue
+		if _, err := to.Write(raw); err != nil {
+			return
 		}
-		p.suffer(f, from, to, raw)
-		return
 	}
 }
 
-func (p *faultyProxy) suffer(f fault, from, to net.Conn, raw []byte) {
+// due counts a frame and says whether it meets the fault.
+func (p *faultyProxy) due(up, data bool) bool {
 	p.mu.Lock()
-	p.hit = true
-	p.mu.Unlock()
-	switch f.kind {
+	defer p.mu.Unlock()
+	if p.fault.kind == "none" || p.fault.up != up || p.hit {
+		return false
+	}
+	if data {
+		p.passed++
+	}
+	p.hit = p.passed >= p.fault.frame
+	return p.hit
+}
+
+func (p *faultyProxy) suffer(from, to net.Conn, raw []byte) {
+	switch p.fault.kind {
 	case "cut": // in the middle of the frame, in both directions
 		_, _ = to.Write(raw[:len(raw)/2])
 		from.Close()

@@ -105,7 +105,7 @@ func (r *receiver) take(m Message) (answer Message, ok bool) {
 
 func (r *receiver) until(what string, ok func() bool) {
 	r.t.Helper()
-	deadline := time.After(20 * time.Second)
+	deadline := time.After(time.Minute)
 	for {
 		r.mu.Lock()
 		good, changed := ok(), r.changed
@@ -213,7 +213,7 @@ func crossFault(t *testing.T, f fault) {
 		b.Event(KindNote, "", BodyNote{Text: fmt.Sprint(i)})
 	}
 	b.Delta(Delta{Prompt: "p1", Part: "running", Kind: KindText, Text: "begun"})
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	for i := range 3 {
 		result, err := b.Call(ctx, Call{ID: fmt.Sprintf("c%d", i), Tool: "look"})
@@ -284,7 +284,7 @@ func TestAnEventThatIsTooLargeHoldsUpNothing(t *testing.T) {
 	b.Event(KindTool, "p", BodyTool{Part: "t", Tool: "look", State: "completed", Input: map[string]any{"names": names}, Output: "seen"})
 	smuggle(t, b, Event{N: 3, Prompt: "p", Kind: KindTodo, Body: json.RawMessage(`"` + strings.Repeat("x", MaxUp) + `"`)})
 	b.Event(KindSettled, "p", BodySettled{Outcome: OutcomeCompleted, Answer: strings.Repeat("\x01", 2*MaxUp), Files: 40_000})
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	if err := b.Flush(ctx); err != nil {
 		t.Fatal(err)
@@ -410,7 +410,7 @@ func TestDeltasKeepTheirPlaceAmongEventsAndAreCollected(t *testing.T) {
 		text += piece
 	}
 	b.Event(KindTool, "p", BodyTool{Part: "t", State: "completed"})
-	deadline := time.After(10 * time.Second)
+	deadline := time.After(time.Minute)
 	want := []string{"event tool", "delta abc", "event tool"}
 	for {
 		mu.Lock()

@@ -205,11 +205,13 @@ const (
 	KeepImage   = 7 * 24 * time.Hour  // a repository's image
 )
 
-// What callers decide by: start again from the last Ref, wait and try again, or tell the person.
+// What callers decide by: start again from the last Ref, wait and try again, tell
+// the person, or tell the people who run the control plane and wait for them.
 var (
 	ErrGone     = errors.New("sandbox is gone")
 	ErrCapacity = errors.New("no capacity for a sandbox now")
 	ErrInvalid  = errors.New("sandbox request is invalid")
+	ErrRefused  = errors.New("the provider of sandboxes refuses the control plane's credentials")
 )
 
 // Gone is an ErrGone with what its provider still knows of the box.

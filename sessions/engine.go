@@ -160,6 +160,11 @@ var defaultTempo = tempo{
 	snapshot: 10 * time.Minute, watched: 5 * time.Minute, unowned: 15 * time.Minute, deletion: 6 * time.Hour,
 }
 
+// quickPark is how long saving a parking box may take where other deadlines wait for
+// it, slowPark where nothing does: a large filesystem takes minutes.
+func (t tempo) quickPark() time.Duration { return 4 * t.park }
+func (t tempo) slowPark() time.Duration  { return t.snapshot + 4*t.park }
+
 // New makes an Engine over a migrated database.
 func New(log *slog.Logger, db *sqlx.DB, cfg Config) (*Engine, error) {
 	if err := cfg.check(); err != nil {

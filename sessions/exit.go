@@ -58,7 +58,7 @@ func (e *Engine) endStarting(ctx context.Context, session string, generation int
 		return fmt.Errorf("ending the sandbox of %s: %w", session, err)
 	}
 	if was.State == SandboxReady || was.State == SandboxParking || was.Ref != "" {
-		return e.parkBox(ctx, session)
+		return e.parkBox(ctx, session, e.tempo.quickPark())
 	}
 	if err := e.killBox(ctx, box); err != nil {
 		return fmt.Errorf("ending the sandbox of %s: %w", session, err)

@@ -30,6 +30,9 @@ func Hasten(e *Engine) {
 	e.tempo.deletion = 50 * time.Millisecond
 }
 
+// SlowSaves lets saving a filesystem take an hour.
+func SlowSaves(e *Engine) { e.tempo.snapshot = time.Hour }
+
 // Names for tests of single parts.
 var (
 	NewScrubber = newScrubber

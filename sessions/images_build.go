@@ -363,7 +363,7 @@ func (e *Engine) endBuild(ctx context.Context, b build, m made, cause error, end
 		err = e.onBuild(ctx, b, `held_until = now() - interval '1 millisecond', attempts = attempts - 1`)
 	case errors.Is(cause, context.Canceled):
 		err = e.onBuild(ctx, b, `held_until = now() - interval '1 millisecond'`)
-	case errors.Is(cause, sandbox.ErrCapacity):
+	case errors.Is(cause, sandbox.ErrCapacity), errors.Is(cause, sandbox.ErrRefused):
 		err = e.onBuild(ctx, b, `state = 'queued', attempts = attempts - 1, not_before = now() + make_interval(secs => $3),
 			token_hash = null, holder = '', held_until = null, box = ''`, seconds(15*e.tempo.retry))
 	default:

@@ -96,7 +96,11 @@ func TestASessionBeginsFromItsRepositorysImage(t *testing.T) {
 	var token string
 	begun := make(chan struct{})
 	w.Provider.Prepare = func(ctx context.Context, _ *sessionstest.Box, c sandbox.Cmd) (int, error) {
-		<-begun
+		select {
+		case <-begun:
+		case <-ctx.Done():
+			return 0, ctx.Err()
+		}
 		data, err := io.ReadAll(c.Stdin)
 		if err == nil {
 			err = json.Unmarshal(data, &asked)

@@ -119,29 +119,33 @@ func TestARequestThatComesWhileItsSandboxIsParkedWaitsForTheNext(t *testing.T) {
 	}
 }
 
-func TestWaitingForAProviderWithoutRoomIsSaidOnce(t *testing.T) {
+func TestWaitingForAProviderIsSaidOnce(t *testing.T) {
 	t.Parallel()
-	w := sessionstest.New(t)
-	full := make([]error, 30)
-	for i := range full {
-		full[i] = sandbox.ErrCapacity
-	}
-	w.Provider.Fail(full...)
-	e := w.Engine()
-	sessions.Hasten(e)
-	w.Run(e)
-	acc := w.Ask(e, w.Person(e, "Alice").ID, "1.0", "acme/greeter: one")
-	if p := ended(t, e, acc.Prompt.ID); p.State != sessions.Completed {
-		t.Fatalf("the request ended as %s: %s", p.State, p.Reason)
-	}
-	n := 0
-	for _, ev := range log(t, e, acc.Session.ID) {
-		if ev.Kind == sessions.KindSandbox {
-			n++
-		}
-	}
-	if n > 6 {
-		t.Errorf("the log has %d changes of the sandbox's state for %d refusals", n, len(full))
+	for says, cause := range map[string]error{"Waiting for a free sandbox": sandbox.ErrCapacity, "administrators have to renew": sandbox.ErrRefused} {
+		t.Run(says, func(t *testing.T) {
+			t.Parallel()
+			w := sessionstest.New(t)
+			w.Provider.Fail(slices.Repeat([]error{cause}, 30)...)
+			e := w.Engine()
+			sessions.Hasten(e)
+			w.Run(e)
+			acc := w.Ask(e, w.Person(e, "Alice").ID, "1.0", "acme/greeter: one")
+			if p := ended(t, e, acc.Prompt.ID); p.State != sessions.Completed {
+				t.Fatalf("the request ended as %s: %s", p.State, p.Reason)
+			}
+			n, said := 0, 0
+			for _, ev := range log(t, e, acc.Session.ID) {
+				if ev.Kind == sessions.KindSandbox {
+					n++
+				}
+				if strings.Contains(string(ev.Body), says) {
+					said++
+				}
+			}
+			if n > 6 || said != 1 {
+				t.Errorf("the log has %d changes of the sandbox's state for 30 refusals, and says why %d times", n, said)
+			}
+		})
 	}
 }
 
@@ -206,4 +210,30 @@ func waitAll(t *testing.T, e *sessions.Engine, session string) []sessions.Prompt
 	})
 	slices.SortFunc(all, func(a, b sessions.Prompt) int { return a.StartedAt.Compare(*b.StartedAt) })
 	return all
+}
+
+func TestALargeFilesystemHasItsTimeToBeSavedWhenItsBoxParks(t *testing.T) {
+	t.Parallel()
+	w := sessionstest.New(t)
+	had := make(chan time.Duration, 1)
+	w.Provider.Save = func(ctx context.Context, _ *sessionstest.Box) error {
+		until, _ := ctx.Deadline()
+		select {
+		case had <- time.Until(until):
+		default:
+		}
+		return nil
+	}
+	e := w.Engine(func(c *sessions.Config) {
+		c.Provider, c.ParkAfter, c.SnapshotAfter = sessionstest.Unlisting{Provider: w.Provider}, 50*time.Millisecond, -1
+	})
+	sessions.Hasten(e)
+	sessions.SlowSaves(e)
+	w.Run(e)
+	acc := w.Ask(e, w.Person(e, "Alice").ID, "1.0", "acme/greeter: one")
+	ended(t, e, acc.Prompt.ID)
+	parked(t, w, acc.Session.ID)
+	if got := <-had; got < 30*time.Minute {
+		t.Errorf("the provider had %s to save it, where saving may take an hour", got)
+	}
 }

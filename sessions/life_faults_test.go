@@ -146,7 +146,7 @@ func (l *lifeStory) checkLeaks(session string) {
 		}
 		return len(l.w.Provider.Boxes()) == 0 && slices.Equal(saved, []sandbox.Ref{ref})
 	}
-	deadline := time.Now().Add(20 * time.Second)
+	deadline := time.Now().Add(time.Minute)
 	for !owned() {
 		if time.Now().After(deadline) {
 			l.t.Fatal(left)

@@ -110,9 +110,10 @@ func (a *actor) park(ctx context.Context) error {
 	case <-timer.C:
 	}
 	// The box's end cuts the bridge, and with it ctx: what was saved has to be recorded all the same.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*a.e.tempo.park)
+	within := a.e.tempo.slowPark()
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), within+a.e.tempo.park)
 	defer cancel()
-	if err := a.e.parkBox(ctx, a.session); err != nil {
+	if err := a.e.parkBox(ctx, a.session, within); err != nil {
 		return err
 	}
 	return errParked
@@ -139,13 +140,13 @@ func (a *actor) noteParking(events []sandbox.Event) {
 
 // parkBox saves the box's filesystem and ends it. A box that is gone left
 // nothing but what it pushed and what was saved of it before.
-func (e *Engine) parkBox(ctx context.Context, session string) error {
+func (e *Engine) parkBox(ctx context.Context, session string, within time.Duration) error {
 	var box string
 	err := e.db.GetContext(ctx, &box, `select box from sandboxes where session_id = $1 and state = 'parking'`, session)
 	if err != nil {
 		return ignoreNotFound(notFound(err))
 	}
-	k, gone, err := e.keepBox(ctx, session, box)
+	k, gone, err := e.keepBox(ctx, session, box, within)
 	if err != nil {
 		return err
 	}

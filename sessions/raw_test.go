@@ -86,7 +86,7 @@ func (r *raw) event(n int64, prompt, kind string, body any) {
 // recv skips to the first message that the test wants.
 func (r *raw) recv(want func(sandbox.Message) bool) sandbox.Message {
 	r.t.Helper()
-	if err := r.ws.SetReadDeadline(time.Now().Add(20 * time.Second)); err != nil {
+	if err := r.ws.SetReadDeadline(time.Now().Add(time.Minute)); err != nil {
 		r.t.Fatal(err)
 	}
 	for {
@@ -103,7 +103,7 @@ func (r *raw) recv(want func(sandbox.Message) bool) sandbox.Message {
 // closed waits for the control plane to hang up and returns its sentence.
 func (r *raw) closed() string {
 	r.t.Helper()
-	if err := r.ws.SetReadDeadline(time.Now().Add(20 * time.Second)); err != nil {
+	if err := r.ws.SetReadDeadline(time.Now().Add(time.Minute)); err != nil {
 		r.t.Fatal(err)
 	}
 	for {

@@ -71,7 +71,7 @@ func (e *Engine) expireSaved(ctx context.Context) error {
 const deleteAgain = time.Minute
 
 // deleteUnwanted deletes at the provider what is not wanted, and tries again later
-// what it refuses.
+// what it refuses. What another provider keeps is left to it.
 func (e *Engine) deleteUnwanted(ctx context.Context) error {
 	var list []struct {
 		Row      int64       `db:"id"`
@@ -80,8 +80,9 @@ func (e *Engine) deleteUnwanted(ctx context.Context) error {
 	}
 	err := e.db.SelectContext(ctx, &list, `
 		select id, ref, failures from saved v where state = 'unwanted' and coalesce(retry_at, now()) <= now()
+			and (ref = '' or provider = $1)
 			and not exists (select from saved k where k.ref = v.ref and k.session_id = v.session_id and k.state = 'kept')
-		order by id limit 50`)
+		order by id limit 50`, e.cfg.Provider.Caps().Name)
 	if err != nil {
 		return fmt.Errorf("reading what is to be deleted: %w", err)
 	}

@@ -21,6 +21,10 @@ import (
 // in a row. Who asks a provider and dies leaves a row in state saving: the box is
 // saved again if it lives; if it was parked, what it left is found by its id; and
 // what nobody can name any more ends by itself (see sandbox.Lister).
+//
+// A row also says which provider has it. What another one has than the one that is
+// configured now can be neither continued nor deleted: the session goes on from its
+// branch, and the row waits for that provider to come back.
 
 // Kinds of saved filesystems.
 const (
@@ -40,9 +44,9 @@ type keeping struct {
 // as long as within.
 func (t *tx) beginSaving(ctx context.Context, session, box, kind, prompt string, within time.Duration) (row int64, err error) {
 	err = t.GetContext(ctx, &row, `
-		insert into saved (session_id, kind, box, prompt_id, held_until, expires_at)
-		values ($1, $2, $3, $4, now() + make_interval(secs => $5), now() + make_interval(secs => $6)) returning id`,
-		session, kind, box, prompt, seconds(within+t.e.tempo.lease), seconds(sandbox.KeepSession))
+		insert into saved (session_id, kind, box, prompt_id, held_until, expires_at, provider)
+		values ($1, $2, $3, $4, now() + make_interval(secs => $5), now() + make_interval(secs => $6), $7) returning id`,
+		session, kind, box, prompt, seconds(within+t.e.tempo.lease), seconds(sandbox.KeepSession), t.e.cfg.Provider.Caps().Name)
 	if err != nil {
 		return 0, fmt.Errorf("noting that %s is saved: %w", session, err)
 	}
@@ -88,9 +92,8 @@ func (e *Engine) dropSaved(ctx context.Context, row int64, ref sandbox.Ref) erro
 
 // keepBox ends a box and keeps its filesystem, unless that may not be kept. gone says that the box had ended
 // before; what it left then is what an earlier attempt saved of it, or nothing
-// new. Whoever calls it records the result with keep.
-func (e *Engine) keepBox(ctx context.Context, session, id string) (k keeping, gone bool, err error) {
-	within := 4 * e.tempo.park
+// new. Whoever calls it records the result with keep. It takes as long as within.
+func (e *Engine) keepBox(ctx context.Context, session, id string, within time.Duration) (k keeping, gone bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, within)
 	defer cancel()
 	box, err := e.cfg.Provider.Attach(ctx, id)
@@ -241,4 +244,29 @@ func (t *tx) forgetSaved(ctx context.Context, session string, ref sandbox.Ref) e
 		return fmt.Errorf("forgetting what %s was saved as: %w", session, err)
 	}
 	return nil
+}
+
+// leaveBehind lets go of what another provider keeps than the one that is to start
+// the session's next box, and tells people.
+func (t *tx) leaveBehind(ctx context.Context, next *candidate) error {
+	if next.Ref == "" {
+		return nil
+	}
+	var keeper string
+	err := t.GetContext(ctx, &keeper, `select coalesce(max(provider), '') from saved where session_id = $1 and ref = $2 and state = 'kept'`,
+		next.Session, next.Ref)
+	if err != nil {
+		return fmt.Errorf("reading who keeps the files of %s: %w", next.Session, err)
+	}
+	if keeper == "" || keeper == t.e.cfg.Provider.Caps().Name {
+		return nil
+	}
+	if err := t.forgetSaved(ctx, next.Session, sandbox.Ref(next.Ref)); err != nil {
+		return err
+	}
+	if _, err := t.ExecContext(ctx, `update sandboxes set ref = '' where session_id = $1`, next.Session); err != nil {
+		return fmt.Errorf("leaving the files of %s behind: %w", next.Session, err)
+	}
+	next.Ref = ""
+	return t.sayFromBranch(ctx, next.Session, fmt.Sprintf("The session's saved files are at another provider of sandboxes (%s) than the one that is used now.", keeper))
 }

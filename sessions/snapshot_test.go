@@ -57,13 +57,21 @@ func TestALostSandboxGoesOnFromItsLastSnapshot(t *testing.T) {
 
 func TestQuickRequestsCauseOneSnapshot(t *testing.T) {
 	t.Parallel()
-	w, e, _ := running(t, func(c *sessions.Config) { c.SnapshotAfter = 2 * time.Second })
+	w, e, _ := running(t, func(c *sessions.Config) { c.SnapshotAfter = time.Hour })
 	alice := w.Person(e, "Alice")
 	var last sessions.Accepted
 	for i := range 10 {
 		last = w.Ask(e, alice.ID, "1.0", fmt.Sprint("acme/greeter: ", i))
 		ended(t, e, last.Prompt.ID)
 	}
+	sessionstest.Eventually(t, "an hour to pass after the last one became quiet", func() bool {
+		res, err := w.DB.Exec(`update sandboxes set quiet_at = quiet_at - interval '1 hour' where quiet_prompt = $1`, last.Prompt.ID)
+		if err != nil {
+			t.Fatal(err)
+		}
+		n, err := res.RowsAffected()
+		return err == nil && n == 1
+	})
 	snapped(t, w, last.Prompt.ID)
 	var taken int
 	if err := w.DB.Get(&taken, `select count(*) from saved`); err != nil || taken != 1 {

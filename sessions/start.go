@@ -130,6 +130,9 @@ func (e *Engine) claimStart(ctx context.Context) (*claim, error) {
 		if err != nil {
 			return fmt.Errorf("looking for a session that needs a sandbox: %w", err)
 		}
+		if err := t.leaveBehind(ctx, &next); err != nil {
+			return err
+		}
 		if next.State == SandboxStarting {
 			c, err = e.reclaim(ctx, t, next)
 			return err
@@ -171,16 +174,18 @@ func (e *Engine) hasCapacity(ctx context.Context, t *tx) (bool, error) {
 	return live < e.cfg.MaxSandboxes, err
 }
 
-// noRoom is why a start waits that the provider has no capacity for.
-const noRoom = "Waiting for a free sandbox."
+// Why a start waits: the provider has no capacity for it, or does not take our
+// credentials, which people have to mend.
+const (
+	noRoom  = "Waiting for a free sandbox."
+	refused = "Waiting: the provider of sandboxes refuses the control plane's credentials. Its administrators have to renew them; nothing is lost."
+)
 
 // waitForCapacity puts the start off and says so once. A spare makes room, or else
 // the box that has been idle longest.
 func (t *tx) waitForCapacity(ctx context.Context, c candidate, reason string) error {
-	_, err := t.ExecContext(ctx, `update sandboxes set reason = $2, retry_at = now() + make_interval(secs => $3) where session_id = $1`,
-		c.Session, reason, seconds(t.e.tempo.retry))
-	if err != nil {
-		return fmt.Errorf("putting off the start of %s: %w", c.Session, err)
+	if err := t.putOff(ctx, c, reason); err != nil {
+		return err
 	}
 	gaveUp, err := t.giveUpSpare(ctx)
 	if err == nil && !gaveUp {
@@ -189,10 +194,32 @@ func (t *tx) waitForCapacity(ctx context.Context, c candidate, reason string) er
 	if err != nil {
 		return err
 	}
+	return t.sayWhy(ctx, c, reason)
+}
+
+// waitForAdministrators puts the start off and says so once.
+func (t *tx) waitForAdministrators(ctx context.Context, c candidate) error {
+	if err := t.putOff(ctx, c, refused); err != nil {
+		return err
+	}
+	return t.sayWhy(ctx, c, refused)
+}
+
+func (t *tx) putOff(ctx context.Context, c candidate, reason string) error {
+	_, err := t.ExecContext(ctx, `update sandboxes set reason = $2, retry_at = now() + make_interval(secs => $3) where session_id = $1`,
+		c.Session, reason, seconds(t.e.tempo.retry))
+	if err != nil {
+		return fmt.Errorf("putting off the start of %s: %w", c.Session, err)
+	}
+	return nil
+}
+
+// sayWhy tells people why a start waits, unless they know.
+func (t *tx) sayWhy(ctx context.Context, c candidate, reason string) error {
 	if c.Reason == reason {
 		return nil
 	}
-	_, err = t.append(ctx, c.Session, entry{kind: KindSandbox, body: BodySandbox{State: c.State, Reason: reason}})
+	_, err := t.append(ctx, c.Session, entry{kind: KindSandbox, body: BodySandbox{State: c.State, Reason: reason}})
 	return err
 }
 
@@ -214,7 +241,7 @@ func (e *Engine) newGeneration(ctx context.Context, t *tx, next candidate) (*cla
 		return nil, fmt.Errorf("claiming the start of %s: %w", next.Session, err)
 	}
 	// People know of a start that the provider puts off again and again.
-	if next.State != SandboxStarting && next.Reason != noRoom {
+	if next.State != SandboxStarting && next.Reason != noRoom && next.Reason != refused {
 		if _, err := t.append(ctx, c.session, entry{kind: KindSandbox, body: BodySandbox{State: SandboxStarting}}); err != nil {
 			return nil, err
 		}
@@ -383,6 +410,11 @@ func (t *tx) startFailed(ctx context.Context, c claim, cause error) error {
 			return err
 		}
 		return t.waitForCapacity(ctx, back, noRoom)
+	case errors.Is(cause, sandbox.ErrRefused):
+		if err := t.unclaim(ctx, c, back.State, string(c.from), ""); err != nil {
+			return err
+		}
+		return t.waitForAdministrators(ctx, back)
 	case errors.Is(cause, sandbox.ErrGone) && c.from != "":
 		return t.startFromBranch(ctx, c)
 	case errors.Is(cause, sandbox.ErrGone) && c.image.ID != "":
@@ -403,14 +435,19 @@ func (t *tx) startFromBranch(ctx context.Context, c claim) error {
 	if err := t.unclaim(ctx, c, SandboxLost, "", "its saved files are gone: starting from the branch"); err != nil {
 		return err
 	}
+	return t.sayFromBranch(ctx, c.session, "The session's saved files are gone.")
+}
+
+// sayFromBranch tells people of a session that goes on from its branch, and why.
+func (t *tx) sayFromBranch(ctx context.Context, session, why string) error {
 	var waiting string
 	err := t.GetContext(ctx, &waiting, `select coalesce((select id from prompts where session_id = $1 and state in ('queued', 'running')
-		order by state desc, position limit 1), '')`, c.session)
+		order by state desc, position limit 1), '')`, session)
 	if err != nil {
-		return fmt.Errorf("reading what waits in %s: %w", c.session, err)
+		return fmt.Errorf("reading what waits in %s: %w", session, err)
 	}
-	_, err = t.append(ctx, c.session, entry{prompt: waiting, kind: sandbox.KindNote,
-		body: sandbox.BodyNote{Text: "The session's saved files are gone. It goes on from its branch, as it was pushed last."}})
+	_, err = t.append(ctx, session, entry{prompt: waiting, kind: sandbox.KindNote,
+		body: sandbox.BodyNote{Text: why + " It goes on from its branch, as it was pushed last."}})
 	return err
 }
 

@@ -198,7 +198,7 @@ func (e *Engine) lookFor(ctx context.Context, b *silentBox, giveUp bool) (gone b
 	if giveUp {
 		// With nobody to speak to, it is parked as it is: killing it would forget the
 		// conversation, and what was not pushed.
-		b.left, _, err = e.keepBox(ctx, b.Session, b.Box)
+		b.left, _, err = e.keepBox(ctx, b.Session, b.Box, e.tempo.quickPark())
 		return err == nil, err
 	}
 	asking, cancel := context.WithTimeout(ctx, providerCall)
@@ -323,12 +323,12 @@ func (e *Engine) parkOldOnes(ctx context.Context) error {
 func (e *Engine) parkAbandoned(ctx context.Context) error {
 	var left []silentBox
 	err := e.db.SelectContext(ctx, &left, `select session_id, epoch, box, state, failures from sandboxes
-		where state = 'parking' and (holder = '' or held_until < now() or state_at < now() - make_interval(secs => $1))`, seconds(10*e.tempo.park))
+		where state = 'parking' and (holder = '' or held_until < now() or state_at < now() - make_interval(secs => $1))`, seconds(10*e.tempo.park+e.tempo.slowPark()))
 	if err != nil {
 		return fmt.Errorf("looking for sandboxes to park: %w", err)
 	}
 	return each(left, func(b silentBox) error {
-		return e.parkBox(ctx, b.Session)
+		return e.parkBox(ctx, b.Session, e.tempo.quickPark())
 	})
 }
 
@@ -361,7 +361,7 @@ func (e *Engine) endDead(ctx context.Context) error {
 // what failed may work another time; of one that never was ready nothing is kept.
 func (e *Engine) endBox(ctx context.Context, b silentBox) (keeping, error) {
 	if b.Ref != "" {
-		left, _, err := e.keepBox(ctx, b.Session, b.Box)
+		left, _, err := e.keepBox(ctx, b.Session, b.Box, e.tempo.quickPark())
 		return left, err
 	}
 	return keeping{}, e.killBox(ctx, b.Box)

@@ -29,7 +29,7 @@ type box struct {
 }
 
 // ID implements sandbox.Box.
-func (b *box) ID() string { return b.h.sb.SandboxID }
+func (b *box) ID() string { return b.h.id }
 
 // sandboxID is what Modal's ids look like. Others need not be asked for.
 var sandboxID = regexp.MustCompile(`^sb-[A-Za-z0-9]{1,64}$`)
@@ -62,7 +62,7 @@ func (b *box) alive(ctx context.Context) (bool, error) {
 	if b.h.dead.Load() {
 		return false, nil
 	}
-	code, err := b.h.sb.Poll(ctx, nil)
+	code, err := b.h.sb.Load().Poll(ctx, nil)
 	err = translate(err)
 	switch {
 	case errors.Is(err, sandbox.ErrGone), errors.Is(err, sandbox.ErrInvalid): // an id that is none of Modal's
@@ -169,7 +169,7 @@ func (b *box) getTags(ctx context.Context) (map[string]string, error) {
 
 // fetchTags asks Modal for them: another process may have changed them.
 func (b *box) fetchTags(ctx context.Context) (map[string]string, error) {
-	raw, err := b.h.sb.GetTags(ctx, nil)
+	raw, err := b.h.sb.Load().GetTags(ctx, nil)
 	if err != nil {
 		return nil, b.explain(ctx, err)
 	}
@@ -236,7 +236,11 @@ func (p *Provider) list(ctx context.Context, tags map[string]string) ([]sandbox.
 	g.SetLimit(tagsAtOnce)
 	for sb, err := range all {
 		if err != nil {
-			return nil, errors.Join(translate(err), g.Wait())
+			err = translate(err)
+			if errors.Is(err, sandbox.ErrGone) {
+				p.forget() // the app was stopped: the next call makes it again
+			}
+			return nil, errors.Join(err, g.Wait())
 		}
 		info := &sandbox.Info{}
 		infos = append(infos, info)
@@ -274,7 +278,7 @@ func (b *box) URL(ctx context.Context, port int) (string, http.Header, error) {
 	if alive, err := b.alive(ctx); err != nil || !alive {
 		return "", nil, errors.Join(err, goneIf(!alive && err == nil, b.ID()))
 	}
-	c, err := b.h.sb.CreateConnectToken(ctx, &sdk.SandboxCreateConnectTokenParams{Port: port})
+	c, err := b.h.sb.Load().CreateConnectToken(ctx, &sdk.SandboxCreateConnectTokenParams{Port: port})
 	if err != nil {
 		return "", nil, fmt.Errorf("asking for port %d of sandbox %s: %w", port, b.ID(), b.explain(ctx, err))
 	}
@@ -295,7 +299,7 @@ func (b *box) Kill(ctx context.Context) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, callTime)
 	defer cancel()
-	_, err := b.h.sb.Terminate(ctx, &sdk.SandboxTerminateParams{Wait: true})
+	_, err := b.h.sb.Load().Terminate(ctx, &sdk.SandboxTerminateParams{Wait: true})
 	if err := b.explain(ctx, err); err != nil && !errors.Is(err, sandbox.ErrGone) {
 		return fmt.Errorf("ending sandbox %s: %w", b.ID(), err)
 	}

@@ -36,7 +36,7 @@ func newClient(o Options) (*sdk.Client, error) {
 	client, err := sdk.NewClientWithOptions(&sdk.ClientParams{
 		TokenID: o.TokenID, TokenSecret: o.TokenSecret, Environment: o.Environment,
 		Logger: slog.New(quieter{o.Log.Handler()}), MaxThrottleWait: &throttle,
-		GRPCStreamInterceptors: []grpc.StreamClientInterceptor{copyBuildLog},
+		GRPCStreamInterceptors: []grpc.StreamClientInterceptor{watchBuild},
 	})
 	if err != nil {
 		return nil, fmt.Errorf("making Modal's client: %w", err)

@@ -43,6 +43,12 @@
 //   - A snapshot has 55 seconds and is kept for 30 days unless told (save.go).
 //   - What a server asks to be tried again is tried without end: every call has
 //     a deadline, and throttling one of its own.
+//   - A build's stream is not joined again when it breaks (image.go), and a create
+//     that is asked for twice finds its name taken (start.go).
+//   - A refused token of a box's machine is renewed only when the SDK thinks that it
+//     has expired, by this machine's clock (handles.go).
+//   - Input that is lost on its way is followed by its end all the same, and silence
+//     of an output says nothing (exec.go, output.go).
 //   - Errors are of three kinds (errors.go); after one that could mean anything
 //     the sandbox is asked for, so that ErrGone is said of dead boxes only.
 //   - Each handle of a sandbox has a connection of its own, with a window of

@@ -3,8 +3,8 @@
 # told by SIGUSR1 that the box is parked: then it stays for as long as saving the
 # filesystem may take.
 umask 022
-told=/tmp/.openinspect-box
-rm -rf "$told" # the filesystem may be that of another box
+told=/run/openinspect-box # where nobody else can write
+rm -rf "$told" "$told.new" # the filesystem may be that of another box
 parked= child=
 trap 'parked=yes; [ -z "$child" ] || kill -TERM "$child" 2>/dev/null' USR1
 trap '[ -z "$child" ] || kill -TERM "$child" 2>/dev/null' TERM INT HUP

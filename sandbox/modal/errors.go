@@ -13,14 +13,16 @@ import (
 )
 
 // errRefused is why nothing works until a person does something.
-var errRefused = errors.New("the token is refused by Modal: check MODAL_TOKEN_ID, MODAL_TOKEN_SECRET and MODAL_ENVIRONMENT")
+var errRefused = fmt.Errorf("%w: check MODAL_TOKEN_ID, MODAL_TOKEN_SECRET and MODAL_ENVIRONMENT", sandbox.ErrRefused)
 
 // translate turns an error of the SDK into one that callers decide by. What is
 // neither gone, full nor wrong stays as it is: it may go well another time.
 // NotFound is said of whatever was asked for, and here taken for the box.
 func translate(err error) error {
-	if err == nil || errors.Is(err, sandbox.ErrGone) || errors.Is(err, sandbox.ErrInvalid) || errors.Is(err, sandbox.ErrCapacity) {
-		return err
+	for _, known := range []error{nil, sandbox.ErrGone, sandbox.ErrInvalid, sandbox.ErrCapacity, sandbox.ErrRefused} {
+		if errors.Is(err, known) {
+			return err
+		}
 	}
 	var (
 		notFound  sdk.NotFoundError

@@ -8,20 +8,22 @@ import (
 	"io"
 	"maps"
 	"strings"
-	"sync/atomic"
 	"time"
 
 	sdk "github.com/modal-labs/modal-client/go"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"openinspect/sandbox"
 )
 
 const (
-	// quietTime is how long the output of an ended command is waited for when a
-	// child that it left behind still holds it and is silent.
+	// quietTime is how long the output of a killed command is waited for when a
+	// child that it left behind still holds it and is silent, and the input of an
+	// ended one.
 	quietTime = time.Second
-	// outputTime bounds that wait when the output goes on. Modal holds back all
-	// that was not read yet, so that it is long.
+	// outputTime bounds the wait for the output of an ended command. Modal holds
+	// back all that was not read yet, so that it is long.
 	outputTime = 5 * time.Minute
 	// endTime bounds ending a command.
 	endTime = 20 * time.Second
@@ -61,19 +63,24 @@ func (b *box) Exec(ctx context.Context, c sandbox.Cmd) (int, error) {
 		defer stop()
 		params.Timeout = wholeSeconds(c.Timeout + endTime) // for the case that nobody is left to end it
 	}
-	process, err := b.h.sb.Exec(running, shell(execScript, c.Args...), params)
+	process, err := onMachine(running, b, func(sb *sdk.Sandbox) (*sdk.ContainerProcess, error) {
+		return sb.Exec(running, shell(execScript, c.Args...), params)
+	})
 	if err == nil {
 		var exit int
-		exit, err = b.await(running, cancel, process, c)
+		exit, err = b.await(running, cancel, process, c, endOf(id))
 		if err == nil && running.Err() == nil {
 			return exit, nil
 		}
 	}
 	if running.Err() != nil {
-		err = b.interrupted(ctx, running, id, c, err)
+		err = b.interrupted(ctx, running, id, c)
 	}
 	return 0, fmt.Errorf("running %s in sandbox %s: %w", c.Args[0], b.ID(), b.explain(ctx, err))
 }
+
+// endOf is what exec.sh says at the end of both outputs of a command.
+func endOf(id string) []byte { return []byte("\nopeninspect end " + id + "\n") }
 
 func behaviour(w io.Writer) sdk.StdioBehavior {
 	if w == nil {
@@ -83,8 +90,9 @@ func behaviour(w io.Writer) sdk.StdioBehavior {
 }
 
 // interrupted ends a command that was not waited for to its end, and says why.
-func (b *box) interrupted(ctx, running context.Context, id string, c sandbox.Cmd, err error) error {
-	if cause := context.Cause(running); errors.Is(cause, sandbox.ErrGone) {
+func (b *box) interrupted(ctx, running context.Context, id string, c sandbox.Cmd) error {
+	cause := context.Cause(running)
+	if errors.Is(cause, sandbox.ErrGone) {
 		return cause
 	}
 	end, cancel := context.WithTimeout(context.WithoutCancel(ctx), endTime)
@@ -92,20 +100,27 @@ func (b *box) interrupted(ctx, running context.Context, id string, c sandbox.Cmd
 	if err := b.script(end, endScript, id); err != nil && !errors.Is(err, sandbox.ErrGone) {
 		b.p.log.WarnContext(ctx, "a command in a sandbox could not be ended", "sandbox", b.ID(), "err", err)
 	}
-	if ctx.Err() != nil {
+	switch {
+	case ctx.Err() != nil:
 		return ctx.Err()
+	case errors.Is(cause, context.DeadlineExceeded):
+		return fmt.Errorf("it ran for %s: %w", c.Timeout, context.DeadlineExceeded)
 	}
-	return fmt.Errorf("it ran for %s: %w", c.Timeout, context.DeadlineExceeded)
+	return cause
 }
 
-// await carries a command's streams until it has ended.
-func (b *box) await(ctx context.Context, cancel context.CancelCauseFunc, process *sdk.ContainerProcess, c sandbox.Cmd) (int, error) {
-	input := sendInput(process.Stdin, c.Stdin)
-	outs := []*output{receive(process.Stdout, c.Stdout), receive(process.Stderr, c.Stderr)}
+// await carries a command's streams until it has ended. Whatever keeps it from
+// that cancels the command.
+func (b *box) await(ctx context.Context, cancel context.CancelCauseFunc, process *sdk.ContainerProcess, c sandbox.Cmd, end []byte) (int, error) {
+	input := sendInput(process.Stdin, c.Stdin, cancel)
+	outs := []*output{receive(process.Stdout, c.Stdout, end), receive(process.Stderr, c.Stderr, end)}
 	stop := make(chan struct{})
 	go b.watch(ctx, stop, cancel)
 	exit, err := process.Wait(ctx, nil)
 	close(stop)
+	if err != nil && ctx.Err() == nil {
+		cancel(err) // it may be running
+	}
 	if err == nil && exit == exitKilled {
 		err = b.perhapsGone(ctx)
 	}
@@ -117,7 +132,7 @@ func (b *box) await(ctx context.Context, cancel context.CancelCauseFunc, process
 	}
 	var errs []error
 	for _, o := range outs {
-		errs = append(errs, o.finish(ctx))
+		errs = append(errs, o.finish(ctx, exit))
 	}
 	select {
 	case err := <-input:
@@ -154,126 +169,71 @@ func (b *box) perhapsGone(ctx context.Context) error {
 	return errors.Join(err, goneIf(err == nil && !alive, b.ID()))
 }
 
-// sendInput copies r to a command and ends its input. Of errors, only those of r
-// are told: a command need not read its input.
-func sendInput(w io.WriteCloser, r io.Reader) <-chan error {
+// sendInput copies r to a command and ends its input. A command need not read it;
+// but one that would, and of whose input something is lost on the way, is
+// cancelled: an end of the input would let it take a part for the whole.
+func sendInput(w io.WriteCloser, r io.Reader, cancel context.CancelCauseFunc) <-chan error {
 	done := make(chan error, 1)
 	go func() {
-		defer w.Close()
 		if r == nil {
-			done <- nil
-			return
+			r = strings.NewReader("")
 		}
 		chunk := make([]byte, inputChunk)
 		for {
 			n, err := r.Read(chunk)
 			if n > 0 {
 				if _, failed := w.Write(chunk[:n]); failed != nil {
+					if !refusesInput(failed) {
+						cancel(fmt.Errorf("passing input to a command: %w", failed))
+					}
 					done <- nil
 					return
 				}
 			}
-			if err != nil {
-				if err == io.EOF {
-					err = nil
-				} else {
-					err = fmt.Errorf("passing input to a command: %w", err)
-				}
-				done <- err
-				return
+			if err == nil {
+				continue
 			}
+			if failed := w.Close(); failed != nil && !refusesInput(failed) {
+				cancel(fmt.Errorf("ending the input of a command: %w", failed)) // which may wait for more
+			}
+			if err == io.EOF {
+				err = nil
+			} else {
+				err = fmt.Errorf("passing input to a command: %w", err)
+			}
+			done <- err
+			return
 		}
 	}()
 	return done
 }
 
-// output is one stream of a command on its way to its writer.
-type output struct {
-	from   io.ReadCloser
-	done   chan error
-	reads  atomic.Int64 // since when it waits for more, in nanoseconds of Unix time; 0: it does not
-	closed atomic.Bool  // by us: its end is no error
-}
-
-func receive(from io.ReadCloser, to io.Writer) *output {
-	o := &output{from: from, done: make(chan error, 1)}
-	if to == nil {
-		to = io.Discard
+// refusesInput says whether a command takes no input any more, by the codes of which
+// the SDK thinks so as well.
+func refusesInput(err error) bool {
+	switch status.Code(err) {
+	case codes.FailedPrecondition, codes.Aborted, codes.NotFound:
+		return true
 	}
-	go func() {
-		o.done <- o.copy(to)
-		from.Close()
-	}()
-	return o
-}
-
-func (o *output) copy(to io.Writer) error {
-	buf := make([]byte, 64<<10)
-	for {
-		o.reads.Store(time.Now().UnixNano())
-		n, err := o.from.Read(buf)
-		o.reads.Store(0)
-		if n > 0 {
-			if _, err := to.Write(buf[:n]); err != nil {
-				return fmt.Errorf("passing on a command's output: %w", err)
-			}
-		}
-		switch {
-		case err == io.EOF, err != nil && o.closed.Load():
-			return nil
-		case err != nil:
-			return fmt.Errorf("reading a command's output: %w", err)
-		}
-	}
-}
-
-// close ends the copying and waits for it.
-func (o *output) close() {
-	o.closed.Store(true)
-	o.from.Close()
-	<-o.done
-}
-
-// finish waits for the end of an ended command's output, or until it has been
-// silent for quietTime.
-func (o *output) finish(ctx context.Context) error {
-	most := time.Now().Add(outputTime)
-	tick := time.NewTicker(quietTime / 10)
-	defer tick.Stop()
-	for {
-		select {
-		case err := <-o.done:
-			return err
-		case <-ctx.Done():
-			o.close()
-			return ctx.Err()
-		case now := <-tick.C:
-			if now.After(most) {
-				o.close()
-				return fmt.Errorf("the output of an ended command went on for %s", outputTime)
-			}
-			if since := o.reads.Load(); since != 0 && now.Sub(time.Unix(0, since)) > quietTime {
-				o.close()
-				return nil
-			}
-		}
-	}
+	return false
 }
 
 // script runs one of our scripts as the user that Modal runs commands as.
 func (b *box) script(ctx context.Context, script string, args ...string) error {
-	process, err := b.h.sb.Exec(ctx, shell(script, args...), &sdk.SandboxExecParams{Workdir: "/", Stdout: sdk.Ignore})
+	process, err := onMachine(ctx, b, func(sb *sdk.Sandbox) (*sdk.ContainerProcess, error) {
+		return sb.Exec(ctx, shell(script, args...), &sdk.SandboxExecParams{Workdir: "/", Stdout: sdk.Ignore})
+	})
 	if err != nil {
 		return b.explain(ctx, err)
 	}
 	said := tail{most: maxLastWords}
-	out := receive(process.Stderr, &said)
+	out := receive(process.Stderr, &said, nil)
 	exit, err := process.Wait(ctx, nil)
 	if err != nil {
 		out.close()
 		return b.explain(ctx, err)
 	}
-	if err := out.finish(ctx); err != nil {
+	if err := out.finish(ctx, exit); err != nil {
 		return b.explain(ctx, err)
 	}
 	if exit == exitKilled {

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	sdk "github.com/modal-labs/modal-client/go"
 	pb "github.com/modal-labs/modal-client/go/proto/modal_proto"
 
 	practicemodal "openinspect/internal/practice/modal"
@@ -48,7 +49,7 @@ func TestAStartWithoutAnAnswerMakesOneSandboxOrNone(t *testing.T) {
 		"the connection breaks once, before":    {practicemodal.Fault{Kind: practicemodal.Unavailable, Times: 1}, nil, 1},
 		"the connection breaks once, after":     {practicemodal.Fault{Kind: practicemodal.Unavailable, Times: 1, AfterEffect: true}, nil, 1},
 		"the connection breaks for good":        {practicemodal.Fault{Kind: practicemodal.Unavailable}, nil, 0},
-		"it breaks for good after the effect":   {practicemodal.Fault{Kind: practicemodal.Unavailable, AfterEffect: true}, nil, 0},
+		"it breaks for good after the effect":   {practicemodal.Fault{Kind: practicemodal.Unavailable, AfterEffect: true}, nil, 1},
 		"Modal never answers":                   {practicemodal.Fault{Kind: practicemodal.Hang}, sandbox.ErrCapacity, 0},
 		"Modal never answers but starts it":     {practicemodal.Fault{Kind: practicemodal.Hang, AfterEffect: true}, sandbox.ErrCapacity, 0},
 		"there is no room":                      {practicemodal.Fault{Kind: practicemodal.NoCapacity}, sandbox.ErrCapacity, 0},
@@ -283,5 +284,92 @@ func TestAWrongTokenIsSaidToBeOneAndLosesNothing(t *testing.T) {
 				t.Errorf("%s: a wrong token is taken for %q", name, final)
 			}
 		}
+	}
+}
+
+func TestAFileIsWrittenWholeOrNotAtAllThoughItsInputIsLost(t *testing.T) {
+	t.Parallel()
+	s := server(t)
+	b := startBox(t, open(t, options(s)))
+	s.Inject(practicemodal.Fault{Kind: practicemodal.RateLimited, Method: "TaskExecStdinWrite", Times: 1}) // which the SDK does not repeat
+	err := b.WriteFile(t.Context(), sandbox.Home+"/file", strings.NewReader(strings.Repeat("x", 3*inputChunk)))
+	if err == nil || errors.Is(err, sandbox.ErrGone) {
+		t.Errorf("a write that lost some of its input: %v", err)
+	}
+	if got := run(t, b, "ls -A"); got != "" {
+		t.Errorf("left of it: %s", got)
+	}
+}
+
+func TestABoxIsReachedThoughItsMachinesTokenIsRevoked(t *testing.T) {
+	t.Parallel()
+	s := server(t)
+	b := startBox(t, open(t, options(s)))
+	for _, call := range []struct {
+		name string
+		do   func() error
+	}{
+		{"Exec", func() error {
+			_, err := b.Exec(t.Context(), sandbox.Cmd{Args: []string{"true"}})
+			return err
+		}},
+		{"Snapshot", func() error {
+			_, err := b.Snapshot(t.Context(), time.Hour)
+			return err
+		}},
+		{"Park", func() error {
+			_, err := b.Park(t.Context())
+			return err
+		}},
+	} {
+		run(t, b, "true") // asks for a token
+		s.RevokeRouterTokens()
+		if err := call.do(); err != nil {
+			t.Errorf("%s: %v", call.name, err)
+		}
+	}
+}
+
+func TestABuildThatModalBreaksOffIsJoinedAgain(t *testing.T) {
+	t.Parallel()
+	s := server(t)
+	p := open(t, options(s))
+	s.Inject(practicemodal.Fault{Kind: practicemodal.Unavailable, Method: "ImageJoinStreaming", Times: 2})
+	startBox(t, p)
+	for status, final := range map[pb.GenericResult_GenericStatus]bool{
+		pb.GenericResult_GENERIC_STATUS_FAILURE: true, pb.GenericResult_GENERIC_STATUS_TERMINATED: false,
+		pb.GenericResult_GENERIC_STATUS_TIMEOUT: false,
+	} {
+		w := watchedBuild{status: status}
+		if err := w.explain(sdk.RemoteError{Exception: "why"}); errors.Is(err, sandbox.ErrInvalid) != final {
+			t.Errorf("a build that ended with %s: %v", status, err)
+		}
+	}
+}
+
+func TestWhatModalWouldNotTakeIsRefusedInASentence(t *testing.T) {
+	t.Parallel()
+	o := options(server(t))
+	p := open(t, o)
+	for _, name := range []string{"our inspect", "ap-" + strings.Repeat("a", 22), strings.Repeat("a", 65)} {
+		o.App = name
+		if _, err := New(o); err == nil || !strings.Contains(err.Error(), "MODAL_APP") {
+			t.Errorf("an app %q: %v", name, err)
+		}
+	}
+	for want, change := range map[string]func(*sandbox.Spec){
+		"tag note=":       func(s *sandbox.Spec) { s.Tags = map[string]string{"note": strings.Repeat("x", 64)} },
+		"count as three":  func(s *sandbox.Spec) { s.Name = strings.Repeat("a b", 20) },
+		"64 KiB together": func(s *sandbox.Spec) { s.Command = []string{"echo", strings.Repeat("x", maxArguments)} },
+	} {
+		s := sandbox.Spec{Name: "box", Command: []string{"true"}}
+		change(&s)
+		if _, err := p.Start(t.Context(), s); !errors.Is(err, sandbox.ErrInvalid) || !strings.Contains(err.Error(), want) {
+			t.Errorf("want an error with %q, got %v", want, err)
+		}
+	}
+	b := startBox(t, p)
+	if _, err := b.Exec(t.Context(), sandbox.Cmd{Args: []string{"echo", strings.Repeat("x", maxArguments)}}); !errors.Is(err, sandbox.ErrInvalid) {
+		t.Errorf("a command with too long arguments: %v", err)
 	}
 }

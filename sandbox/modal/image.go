@@ -4,7 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
+	"time"
 
 	sdk "github.com/modal-labs/modal-client/go"
 	pb "github.com/modal-labs/modal-client/go/proto/modal_proto"
@@ -53,52 +53,85 @@ func (p *Provider) base(ctx context.Context) (string, error) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, imageTime)
 	defer cancel()
-	log := tail{most: maxLastWords}
-	image := p.client.Images.FromRegistry(p.o.From, nil).DockerfileCommands(p.o.Commands, nil)
-	built, err := image.Build(context.WithValue(ctx, buildLog{}, io.Writer(&log)), app, nil)
+	id, err = p.buildBase(ctx, app)
 	if err != nil {
-		return "", imageError(err, log.String())
+		return "", err
 	}
 	p.baseMu.Lock()
-	p.baseID = built.ImageID
+	p.baseID = id
 	p.baseMu.Unlock()
-	return built.ImageID, nil
+	return id, nil
 }
 
-func imageError(err error, log string) error {
+// buildTries is how often a build is joined again whose stream broke, which the SDK
+// does not do, or that Modal itself has broken off.
+const buildTries = 4
+
+func (p *Provider) buildBase(ctx context.Context, app *sdk.App) (id string, err error) {
+	for try := range buildTries {
+		w := watchedBuild{log: tail{most: maxLastWords}}
+		image := p.client.Images.FromRegistry(p.o.From, nil).DockerfileCommands(p.o.Commands, nil)
+		built, failed := image.Build(context.WithValue(ctx, buildKey{}, &w), app, nil)
+		if failed == nil {
+			return built.ImageID, nil
+		}
+		err = w.explain(failed)
+		if errors.Is(err, sandbox.ErrInvalid) || errors.Is(err, sandbox.ErrRefused) {
+			return "", err
+		}
+		select {
+		case <-time.After(time.Second << try):
+		case <-ctx.Done():
+			return "", err
+		}
+	}
+	return "", err
+}
+
+// watchedBuild is what is seen of a build.
+type watchedBuild struct {
+	log    tail
+	status pb.GenericResult_GenericStatus // once it has ended
+}
+
+// explain says what the failure of a build means.
+func (w *watchedBuild) explain(err error) error {
 	err = notGone(translate(err))
-	var remote sdk.RemoteError
-	if errors.As(err, &remote) { // of the recipe: trying again would not help
+	brokenOff := w.status == pb.GenericResult_GENERIC_STATUS_TERMINATED || w.status == pb.GenericResult_GENERIC_STATUS_TIMEOUT
+	if errors.As(err, new(sdk.RemoteError)) && !brokenOff { // of the recipe: trying again would not help
 		err = fmt.Errorf("%w: %w", sandbox.ErrInvalid, err)
 	}
-	if log != "" {
+	if log := w.log.String(); log != "" {
 		return fmt.Errorf("building the base image of sandboxes: %w; its log ends with:\n%s", err, log)
 	}
 	return fmt.Errorf("building the base image of sandboxes: %w", err)
 }
 
-// buildLog is the context's key of the writer that a build's log is copied to.
-type buildLog struct{}
+// buildKey is the context's key of a watchedBuild.
+type buildKey struct{}
 
-// copyBuildLog copies what Modal says while it builds, which the SDK throws away.
-func copyBuildLog(ctx context.Context, desc *grpc.StreamDesc, conn *grpc.ClientConn, method string, open grpc.Streamer, opts ...grpc.CallOption) (grpc.ClientStream, error) {
+// watchBuild sees what Modal says while it builds, which the SDK throws away.
+func watchBuild(ctx context.Context, desc *grpc.StreamDesc, conn *grpc.ClientConn, method string, open grpc.Streamer, opts ...grpc.CallOption) (grpc.ClientStream, error) {
 	stream, err := open(ctx, desc, conn, method, opts...)
-	if to, ok := ctx.Value(buildLog{}).(io.Writer); ok && err == nil {
-		return &logStream{stream, to}, nil
+	if w, ok := ctx.Value(buildKey{}).(*watchedBuild); ok && err == nil {
+		return &buildStream{stream, w}, nil
 	}
 	return stream, err
 }
 
-type logStream struct {
+type buildStream struct {
 	grpc.ClientStream
-	to io.Writer
+	seen *watchedBuild
 }
 
-func (s *logStream) RecvMsg(m any) error {
+func (s *buildStream) RecvMsg(m any) error {
 	err := s.ClientStream.RecvMsg(m)
 	if r, ok := m.(*pb.ImageJoinStreamingResponse); ok && err == nil {
 		for _, l := range r.GetTaskLogs() {
-			_, _ = io.WriteString(s.to, l.GetData()) // a tail takes everything
+			_, _ = s.seen.log.Write([]byte(l.GetData())) // a tail takes everything
+		}
+		if r.HasResult() {
+			s.seen.status = r.GetResult().GetStatus()
 		}
 	}
 	return err

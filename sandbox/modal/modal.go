@@ -102,6 +102,9 @@ func New(o Options) (*Provider, error) {
 		return nil, err
 	}
 	setDefaults(&o)
+	if !plainName.MatchString(o.App) || appIDForm.MatchString(o.App) {
+		return nil, fmt.Errorf("%q cannot be the name of an app at Modal: give MODAL_APP 1 to 64 letters, digits and \"._-\"", o.App)
+	}
 	if o.Lifetime < 0 || o.Lifetime > MaxLifetime {
 		return nil, fmt.Errorf("a lifetime of %s is not within 0 and %s, Modal's longest", o.Lifetime, MaxLifetime)
 	}

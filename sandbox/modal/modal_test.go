@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"sync"
 	"testing"
+	"time"
 
 	"go.uber.org/goleak"
 
@@ -98,8 +99,15 @@ func standInFaults(t *testing.T) sandboxtest.Faults {
 				t.Fatalf("killing a box: %v", err)
 			}
 		},
-		Fill:  inject(practicemodal.Fault{Kind: practicemodal.NoCapacity}),
-		Hang:  inject(practicemodal.Fault{Kind: practicemodal.Hang, Method: "SandboxCreateV2"}),
-		Stall: inject(practicemodal.Fault{Kind: practicemodal.Hang, Method: "TaskSnapshotFilesystem"}),
+		Fill:   inject(practicemodal.Fault{Kind: practicemodal.NoCapacity}),
+		Hang:   inject(practicemodal.Fault{Kind: practicemodal.Hang, Method: "SandboxCreateV2"}),
+		Stall:  inject(practicemodal.Fault{Kind: practicemodal.Hang, Method: "TaskSnapshotFilesystem"}),
+		Refuse: inject(practicemodal.Fault{Kind: practicemodal.Refused}),
+		Slow: func(*testing.T) func() {
+			s.Inject(practicemodal.Fault{Kind: practicemodal.Slow, Delay: 200 * time.Millisecond})
+			s.Inject(practicemodal.Fault{Kind: practicemodal.SlowStream, Method: "TaskExecStdioRead", Delay: 2 * quietTime})
+			return s.Clear
+		},
+		Cut: s.BreakConnections,
 	}
 }

@@ -1,6 +1,6 @@
 # Ends the main program: tells entry.sh that the box is parked, which passes on
 # SIGTERM, and kills what is left of it after $1 tenths of a second.
-told=/tmp/.openinspect-box
+told=/run/openinspect-box
 tenths=0
 until [ -e "$told" ] || [ "$tenths" -ge 50 ]; do # a box that has just begun
   sleep 0.1

@@ -41,8 +41,8 @@ func (b *box) Snapshot(ctx context.Context, keep time.Duration) (sandbox.Ref, er
 	}
 	ctx, cancel := context.WithTimeout(ctx, b.p.o.SaveTime+callTime)
 	defer cancel()
-	image, err := b.h.sb.SnapshotFilesystem(ctx, &sdk.SandboxSnapshotFilesystemParams{
-		Timeout: b.p.o.SaveTime, TTL: wholeSeconds(keep),
+	image, err := onMachine(ctx, b, func(sb *sdk.Sandbox) (*sdk.Image, error) {
+		return sb.SnapshotFilesystem(ctx, &sdk.SandboxSnapshotFilesystemParams{Timeout: b.p.o.SaveTime, TTL: wholeSeconds(keep)})
 	})
 	if err != nil {
 		return "", fmt.Errorf("saving sandbox %s: %w", b.ID(), b.explain(ctx, notFull(err)))
@@ -106,7 +106,7 @@ func (b *box) saveParked(ctx context.Context, tags map[string]string) (sandbox.R
 	tags[tagParked] = string(ref)
 	noting, cancel := context.WithTimeout(ctx, callTime)
 	defer cancel()
-	if err := b.h.sb.SetTags(noting, encodeTags(tags), nil); err != nil {
+	if err := b.h.sb.Load().SetTags(noting, encodeTags(tags), nil); err != nil {
 		// It may be noted all the same, so that what was saved is not deleted: at
 		// worst it is kept beside the next one until its time is over.
 		return "", fmt.Errorf("noting where it is saved: %w", b.explain(noting, err))

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
+	"strings"
 	"time"
 
 	sdk "github.com/modal-labs/modal-client/go"
@@ -23,6 +24,10 @@ const (
 	maxEnv      = 1 << 20
 )
 
+// maxArguments is how many bytes the arguments of a program may have together at
+// Modal, ours included.
+const maxArguments = 64 << 10
+
 // Start implements sandbox.Provider. Besides its errors it fails with ErrGone if
 // Spec.From no longer exists. A sandbox that is not scheduled within
 // Options.StartTime is given up: ErrCapacity.
@@ -32,6 +37,12 @@ func (p *Provider) Start(ctx context.Context, s sandbox.Spec) (sandbox.Box, erro
 	}
 	if err := checkEnv(s.Env); err != nil {
 		return nil, err
+	}
+	if err := checkTags(startTags(s, "", time.Now())); err != nil {
+		return nil, err
+	}
+	if size := len(strings.Join(shell(entryScript, s.Command...), "")); size > maxArguments {
+		return nil, sandbox.Invalid("the command of sandbox %s is too long: at Modal its arguments may have %d KiB together", s.Name, maxArguments>>10)
 	}
 	b, err := p.start(ctx, s)
 	if errors.Is(err, errStale) {
@@ -60,10 +71,36 @@ func (p *Provider) start(ctx context.Context, s sandbox.Spec) (*box, error) {
 	limited, cancel := context.WithTimeout(ctx, p.o.StartTime)
 	defer cancel()
 	sb, err := p.client.Sandboxes.Create(limited, app, &sdk.Image{ImageID: image}, p.params(s, tags))
+	if errors.As(err, new(sdk.AlreadyExistsError)) {
+		// The SDK asks again when an answer is lost, and then meets what it has started.
+		sb, err = p.own(limited, s.Name, start, err)
+	}
 	if err != nil {
 		return nil, p.notStarted(ctx, limited, s, start, err)
 	}
 	return &box{p: p, h: p.handles.keep(sb), tags: tags}, nil
+}
+
+// own finds the sandbox of a name if it is this start's, or returns why it is not.
+func (p *Provider) own(ctx context.Context, name, start string, taken error) (*sdk.Sandbox, error) {
+	sb, tags, err := p.named(ctx, name)
+	switch {
+	case err == nil && tags[tagStart] == start:
+		return sb, nil
+	case err == nil:
+		return nil, taken
+	}
+	return nil, fmt.Errorf("looking who has the name: %w", notGone(err)) // it may be ours: nothing is certain
+}
+
+// named finds the live sandbox of a name, with its tags.
+func (p *Provider) named(ctx context.Context, name string) (*sdk.Sandbox, map[string]string, error) {
+	sb, err := p.client.Sandboxes.FromName(ctx, p.o.App, modalName(name), &sdk.SandboxFromNameParams{Environment: p.o.Environment})
+	if err != nil {
+		return nil, nil, translate(err)
+	}
+	tags, err := (&box{p: p, h: p.handles.keep(sb)}).fetchTags(ctx)
+	return sb, tags, err
 }
 
 func checkEnv(env map[string]string) error {
@@ -143,17 +180,9 @@ func (p *Provider) missing(ctx context.Context, from sandbox.Ref, cause error) e
 
 // endHalfStarted ends the sandbox of a start whose outcome is not known.
 func (p *Provider) endHalfStarted(ctx context.Context, name, start string) error {
-	sb, err := p.client.Sandboxes.FromName(ctx, p.o.App, modalName(name), &sdk.SandboxFromNameParams{Environment: p.o.Environment})
-	if err := translate(err); err != nil {
-		if errors.Is(err, sandbox.ErrGone) {
-			return nil
-		}
-		return err
-	}
-	b := &box{p: p, h: p.handles.keep(sb)}
-	tags, err := b.fetchTags(ctx)
+	sb, tags, err := p.named(ctx, name)
 	if err == nil && tags[tagStart] == start {
-		err = b.Kill(ctx)
+		err = (&box{p: p, h: p.handles.keep(sb)}).Kill(ctx)
 	}
 	if errors.Is(err, sandbox.ErrGone) {
 		return nil

@@ -3,8 +3,8 @@ package modal
 import (
 	"crypto/sha256"
 	"encoding/hex"
+	"fmt"
 	"maps"
-	"net/url"
 	"regexp"
 	"strings"
 	"time"
@@ -47,29 +47,68 @@ func modalName(name string) string {
 	return hashedName + readable[:min(len(readable), most)] + "." + hex.EncodeToString(sum[:16])
 }
 
-// encodeTags writes tags with the characters of URLs: which others Modal takes
-// is not documented.
-func encodeTags(tags map[string]string) map[string]string {
+// maxTag is how long the names and the values of tags may be. Modal's Python SDK
+// takes 1 to 63 letters, digits and "._-" in each; the others do not look, and
+// what the server does is not documented.
+const maxTag = 63
+
+// encodeTag writes a word with the characters of tags: every other byte, and "_",
+// as "_" and two hexadecimal digits; nothing at all as "_".
+func encodeTag(s string) string {
+	if s == "" {
+		return "_"
+	}
+	var out strings.Builder
+	for _, c := range []byte(s) {
+		if c == '.' || c == '-' || c >= '0' && c <= '9' || c >= 'A' && c <= 'Z' || c >= 'a' && c <= 'z' {
+			out.WriteByte(c)
+		} else {
+			fmt.Fprintf(&out, "_%02x", c)
+		}
+	}
+	return out.String()
+}
+
+// decodeTag reads it. What nobody has encoded stays as it is.
+func decodeTag(s string) string {
+	if s == "_" {
+		return ""
+	}
+	parts := strings.Split(s, "_")
+	out := []byte(parts[0])
+	for _, part := range parts[1:] {
+		if len(part) < 2 {
+			return s
+		}
+		c, err := hex.DecodeString(part[:2])
+		if err != nil {
+			return s
+		}
+		out = append(append(out, c[0]), part[2:]...)
+	}
+	return string(out)
+}
+
+func encodeTags(tags map[string]string) map[string]string { return mapTags(tags, encodeTag) }
+
+func decodeTags(tags map[string]string) map[string]string { return mapTags(tags, decodeTag) }
+
+func mapTags(tags map[string]string, f func(string) string) map[string]string {
 	out := make(map[string]string, len(tags))
 	for k, v := range tags {
-		out[url.QueryEscape(k)] = url.QueryEscape(v)
+		out[f(k)] = f(v)
 	}
 	return out
 }
 
-// decodeTags reads them. What is not ours stays as it is.
-func decodeTags(tags map[string]string) map[string]string {
-	plain := func(s string) string {
-		if d, err := url.QueryUnescape(s); err == nil {
-			return d
-		}
-		return s
-	}
-	out := make(map[string]string, len(tags))
+// checkTags refuses what would not fit.
+func checkTags(tags map[string]string) error {
 	for k, v := range tags {
-		out[plain(k)] = plain(v)
+		if len(encodeTag(k)) > maxTag || len(encodeTag(v)) > maxTag {
+			return sandbox.Invalid("the tag %s=%q is too long: Modal takes %d letters and digits for each, and others count as three", k, v, maxTag)
+		}
 	}
-	return out
+	return nil
 }
 
 // startTags are the tags of a new box.

@@ -1,6 +1,7 @@
 package sandboxtest
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"io"
@@ -23,6 +24,11 @@ type Faults struct {
 	// Fill, Hang and Stall break something until heal is called: there is no room
 	// for another box; a start is never scheduled; saving a filesystem does not end.
 	Fill, Hang, Stall func(t *testing.T) (heal func())
+	// Refuse has the provider's credentials refused, and Slow each answer take longer
+	// than anybody would wait who takes silence for an end, until heal is called.
+	Refuse, Slow func(t *testing.T) (heal func())
+	// Cut breaks all connections to the provider once. New ones are taken.
+	Cut func()
 }
 
 // runFaults runs the tests of what can be brought about.
@@ -35,20 +41,27 @@ func runFaults(t *testing.T, faulty func(t *testing.T) Faults) {
 		"never scheduled": {func(f Faults) bool { return f.Hang != nil }, testNeverScheduled},
 		"endless save":    {func(f Faults) bool { return f.Stall != nil }, testEndlessSave},
 		"dies in a call":  {func(f Faults) bool { return f.End != nil }, testDiesInACall},
+		"refused":         {func(f Faults) bool { return f.Refuse != nil }, testRefused},
+		"slow":            {func(f Faults) bool { return f.Slow != nil }, testSlow},
+		"cut":             {func(f Faults) bool { return f.Cut != nil }, testCut},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			if f := faulty(t); test.can(f) {
-				test.run(t, newSuite(t, f.Provider), f)
+			f := faulty(t)
+			if !test.can(f) {
+				t.Skip("nobody can bring this about at this provider")
 			}
+			test.run(t, newSuite(t, f.Provider), f)
 		})
 	}
 	for i := range life {
 		t.Run("dies before "+life[i].name, func(t *testing.T) {
 			t.Parallel()
-			if f := faulty(t); f.End != nil {
-				testDiesBefore(t, newSuite(t, f.Provider), f, i)
+			f := faulty(t)
+			if f.End == nil {
+				t.Skip("nobody can bring this about at this provider")
 			}
+			testDiesBefore(t, newSuite(t, f.Provider), f, i)
 		})
 	}
 }
@@ -232,4 +245,111 @@ func testDiesInACall(t *testing.T, s *suite, f Faults) {
 			t.Errorf("%s in a box that dies: got error %v, want %v", name, err, sandbox.ErrGone)
 		}
 	}
+}
+
+// testRefused has everything refused for a while: that is said, nothing is given
+// up, and all goes on afterwards.
+func testRefused(t *testing.T, s *suite, f Faults) {
+	spec := s.spec()
+	spec.Tags, spec.Ports = map[string]string{"run": spec.Name}, []int{8080}
+	b := s.start(spec)
+	s.sh(b, "echo work >$HOME/work")
+	heal := f.Refuse(t)
+	_, err := s.p.Start(s.ctx, s.spec())
+	s.want("starting a box", err, sandbox.ErrRefused)
+	for _, step := range life {
+		if step.name == "List" || step.name == "Park" {
+			continue // the one fails the test, the other may end the box
+		}
+		err := step.do(s, b, spec.Tags)
+		for _, final := range []error{sandbox.ErrGone, sandbox.ErrInvalid, sandbox.ErrCapacity} {
+			if errors.Is(err, final) && step.name != "Info" { // which step.do reads the end from
+				t.Errorf("%s while the credentials are refused: %v", step.name, err)
+			}
+		}
+	}
+	for _, err := range s.p.List(s.ctx, spec.Tags) {
+		s.want("listing", err, sandbox.ErrRefused)
+	}
+	heal()
+	if got := s.sh(b, "cat work"); got != "work" {
+		t.Errorf("afterwards the box has %q", got)
+	}
+	s.start(s.spec())
+}
+
+// testSlow does everything with a provider that answers late.
+func testSlow(t *testing.T, s *suite, f Faults) {
+	spec := s.spec()
+	spec.Tags = map[string]string{"run": spec.Name}
+	b := s.start(spec)
+	heal := f.Slow(t)
+	defer heal()
+	text := strings.Repeat("0123456789abcdef", 1<<14)
+	s.write(b, sandbox.Home+"/long", text)
+	if got := s.read(b, sandbox.Home+"/long"); got != text {
+		t.Errorf("of %d bytes that were written, %d were read", len(text), len(got))
+	}
+	// What the command wrote before its end has to come, whoever holds its output.
+	if got := s.sh(b, "echo before; sleep 600 & echo last"); got != "before\nlast" {
+		t.Errorf("a command that leaves a child printed %q", got)
+	}
+	for _, step := range life {
+		if err := step.do(s, b, spec.Tags); err != nil && step.name != "URL" {
+			t.Errorf("%s: %v", step.name, err)
+		}
+	}
+}
+
+// testCut does everything while connections break: each call has its whole effect,
+// or says that it may not have, and no box is given up.
+func testCut(t *testing.T, s *suite, f Faults) {
+	spec := s.spec()
+	spec.Tags = map[string]string{"run": spec.Name}
+	b := s.start(spec)
+	text := strings.Repeat("0123456789abcdef", 1<<17)
+	done := make(chan struct{})
+	cutting := make(chan struct{})
+	go func() {
+		defer close(cutting)
+		tick := time.NewTicker(30 * time.Millisecond)
+		defer tick.Stop()
+		for {
+			select {
+			case <-tick.C:
+				f.Cut()
+			case <-done:
+				return
+			}
+		}
+	}()
+	final := func(what string, err error) bool {
+		if errors.Is(err, sandbox.ErrGone) || errors.Is(err, sandbox.ErrInvalid) || errors.Is(err, sandbox.ErrRefused) {
+			t.Errorf("%s while connections break: %v", what, err)
+		}
+		return err == nil
+	}
+	for range 5 {
+		var out bytes.Buffer
+		_, err := b.Exec(s.ctx, sandbox.Cmd{Args: []string{"cat"}, Stdin: strings.NewReader(text), Stdout: &out})
+		if final("Exec", err) && out.String() != text {
+			t.Errorf("of %d bytes through cat, %d came back", len(text), out.Len())
+		}
+		if final("WriteFile", b.WriteFile(s.ctx, sandbox.Home+"/long", strings.NewReader(text))) {
+			out.Reset()
+			if final("ReadFile", b.ReadFile(s.ctx, sandbox.Home+"/long", &out)) && out.String() != text {
+				t.Errorf("of a file of %d bytes, %d were read", len(text), out.Len())
+			}
+		}
+		_, err = s.p.Attach(s.ctx, b.ID())
+		final("Attach", err)
+	}
+	close(done)
+	<-cutting
+	s.sh(b, "true")
+	ref, err := b.Park(s.ctx)
+	if err != nil {
+		t.Fatalf("parking afterwards: %v", err)
+	}
+	s.deleted(ref)
 }

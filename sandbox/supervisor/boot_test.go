@@ -46,7 +46,7 @@ func TestASetupScriptThatHangsFailsThePromptAndNamesItself(t *testing.T) {
 			t.Errorf("%q is missing in %+v", want, end)
 		}
 	}
-	b.gone("sleep 500", 5*time.Second)
+	b.gone("sleep 500", 30*time.Second)
 }
 
 func TestADeclaredServiceOutlivesPromptsAndSetupRunsOnce(t *testing.T) {

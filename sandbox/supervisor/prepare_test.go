@@ -96,5 +96,5 @@ func TestAnImageIsNotMadeWhenItsSetupFails(t *testing.T) {
 	if !strings.Contains(did.Error, ".openinspect/setup.sh did not end within 2s") || !strings.Contains(log, "no such package") {
 		t.Errorf("the preparation ended with %+v and printed %s", did, log)
 	}
-	b.gone("sleep 615", 5*time.Second)
+	b.gone("sleep 615", 30*time.Second)
 }

@@ -2,6 +2,7 @@ package supervisor
 
 import (
 	"encoding/json"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -242,14 +243,27 @@ func TestAModelThatDoesNotWorkFailsThePromptWithItsReason(t *testing.T) {
 		if c.fault != "" {
 			p.model.Inject(model.Fault{Kind: c.fault})
 		}
-		id := "p" + strconv.Itoa(i)
-		p.prompt(id, "hello", "Alice")
-		end := p.settled(id)
-		if c.want == "" && end.Outcome != sandbox.OutcomeCompleted || c.want != "" && !strings.Contains(end.Reason, c.want) {
-			t.Errorf("%s: settled as %+v", c.fault, end)
+		ok := func(end sandbox.BodySettled) bool {
+			if c.want == "" {
+				return end.Outcome == sandbox.OutcomeCompleted
+			}
+			return strings.Contains(end.Reason, c.want)
 		}
-	}
-	if notes := of[sandbox.BodyNote](p, "p1", sandbox.KindRetry); len(notes) == 0 {
-		t.Error("nothing told of the retries")
+		// A busy machine may be too slow for what the model says to arrive in time.
+		const tries = 5
+		for try := 1; ; try++ {
+			id := fmt.Sprintf("p%d-%d", i, try)
+			p.prompt(id, "hello", "Alice")
+			end := p.settled(id)
+			if ok(end) {
+				if notes := of[sandbox.BodyNote](p, id, sandbox.KindRetry); c.fault == model.Unavailable && len(notes) == 0 {
+					t.Error("nothing told of the retries")
+				}
+				break
+			}
+			if try == tries || !strings.HasSuffix(end.Reason, "did not answer for 5s.") {
+				t.Fatalf("%s: settled as %+v", c.fault, end)
+			}
+		}
 	}
 }

@@ -3,6 +3,7 @@ package modal
 import (
 	"context"
 	"errors"
+	"path"
 	"strings"
 	"time"
 
@@ -30,6 +31,7 @@ const (
 type claims struct {
 	jwt.RegisteredClaims
 	Purpose string `json:"purpose"`
+	Issue   int64  `json:"issue,omitempty"` // of a router's token: see RevokeRouterTokens
 	Sandbox string `json:"sandbox,omitempty"`
 	Port    int    `json:"port,omitempty"`
 	Data    string `json:"data,omitempty"` // of the user, for X-Verified-User-Data
@@ -44,11 +46,19 @@ func (s *Server) verify(token, purpose string) (claims, error) {
 	var c claims
 	_, err := jwt.ParseWithClaims(token, &c, func(*jwt.Token) (any, error) { return s.key, nil },
 		jwt.WithValidMethods([]string{"HS256"}), jwt.WithExpirationRequired())
-	if err == nil && c.Purpose != purpose {
+	switch {
+	case err != nil:
+	case c.Purpose != purpose:
 		err = errors.New("the token is for something else")
+	case purpose == forRouter && c.Issue != s.routerIssue.Load():
+		err = errors.New("the token was revoked")
 	}
 	return c, err
 }
+
+// RevokeRouterTokens has the routers refuse the tokens that were given out. For a
+// caller whose clock is behind it is the same as that they have expired.
+func (s *Server) RevokeRouterTokens() { s.routerIssue.Add(1) }
 
 func header(ctx context.Context, name string) string {
 	md, _ := metadata.FromIncomingContext(ctx)
@@ -77,6 +87,9 @@ func (s *Server) authenticate(ctx context.Context, method string, stream bool) e
 	case id != TokenID || secret != TokenSecret:
 		return status.Errorf(codes.Unauthenticated, "Token ID and secret do not match, or the token %s was revoked. "+
 			"Could not authenticate client.", id)
+	case s.faults.take(path.Base(method), Refused) != nil:
+		return status.Errorf(codes.Unauthenticated, "Token ID and secret do not match, or the token %s was revoked. "+
+			"Could not authenticate client.", id)
 	case stream || method == pb.ModalClient_AuthTokenGet_FullMethodName:
 		return nil
 	}
@@ -92,7 +105,7 @@ func (s *Server) routerAccess(sandboxID string) (*pb.CommandRouterAccess, error)
 	if f := s.faults.take("", ExpiredToken); f != nil {
 		life = -time.Second
 	}
-	token, err := s.sign(claims{Purpose: forRouter, Sandbox: sandboxID}, life)
+	token, err := s.sign(claims{Purpose: forRouter, Sandbox: sandboxID, Issue: s.routerIssue.Load()}, life)
 	if err != nil {
 		return nil, status.Errorf(codes.Internal, "signing a token: %v", err)
 	}

@@ -300,6 +300,9 @@ func (c *control) SandboxListV2(_ context.Context, r *pb.SandboxListRequest) (*p
 	if err := checkEnvironment(r.GetEnvironmentName()); err != nil {
 		return nil, err
 	}
+	if err := checkTags(r.GetTags()); err != nil {
+		return nil, err
+	}
 	want := tagMap(r.GetTags())
 	var list []*pb.SandboxInfo
 	for _, record := range c.s.Sandboxes() {
@@ -362,6 +365,9 @@ func (c *control) SandboxTagsGetV2(_ context.Context, r *pb.SandboxTagsGetReques
 func (c *control) SandboxTagsSetV2(_ context.Context, r *pb.SandboxTagsSetRequest) (*emptypb.Empty, error) {
 	b, err := c.known(r.GetSandboxId())
 	if err != nil {
+		return nil, err
+	}
+	if err := checkTags(r.GetTags()); err != nil {
 		return nil, err
 	}
 	if err := c.s.change(b, func(record *Sandbox) { record.Tags = tagMap(r.GetTags()) }); err != nil {

@@ -32,21 +32,18 @@ func notFound(format string, args ...any) error {
 }
 
 // SandboxCreateV2 starts a sandbox and answers when it runs. A call that is
-// repeated with the same idempotency key finds what the first one made.
+// repeated after an answer that was lost finds the name taken.
 func (c *control) SandboxCreateV2(ctx context.Context, r *pb.SandboxCreateV2Request) (*pb.SandboxCreateV2Response, error) {
 	record, from, err := c.s.define(r)
 	if err != nil {
 		return nil, err
 	}
-	record.Key = header(ctx, "x-idempotency-key")
-	b, isNew, err := c.s.admit(record)
+	b, err := c.s.admit(record)
 	if err != nil {
 		return nil, err
 	}
-	if isNew {
-		// A caller that leaves does not stop what it asked for.
-		c.s.work.Go(func() { c.s.start(b, from) })
-	}
+	// A caller that leaves does not stop what it asked for.
+	c.s.work.Go(func() { c.s.start(b, from) })
 	select {
 	case <-b.started:
 	case <-ctx.Done():
@@ -78,6 +75,9 @@ func metadataOf(r Sandbox) *pb.SandboxHandleMetadata {
 func (s *Server) define(r *pb.SandboxCreateV2Request) (Sandbox, sandbox.Ref, error) {
 	d := r.GetDefinition()
 	if err := s.validate(r.GetAppId(), d); err != nil {
+		return Sandbox{}, "", err
+	}
+	if err := checkTags(r.GetTags()); err != nil {
 		return Sandbox{}, "", err
 	}
 	img, err := s.usableImage(d.GetImageId())
@@ -113,6 +113,37 @@ func (s *Server) define(r *pb.SandboxCreateV2Request) (Sandbox, sandbox.Ref, err
 		record.Ports = append(record.Ports, Port{Port: int(p.GetPort()), Unencrypted: p.GetUnencrypted()})
 	}
 	return record, img.Ref, nil
+}
+
+// tagForm is what Modal's Python SDK lets through as a tag's name or value. The
+// other SDKs do not look, and whether the server does is not documented.
+var tagForm = regexp.MustCompile(`^[A-Za-z0-9._-]{1,63}$`)
+
+func checkTags(tags []*pb.SandboxTag) error {
+	for _, t := range tags {
+		for _, word := range []string{t.GetTagName(), t.GetTagValue()} {
+			if !tagForm.MatchString(word) {
+				return invalid("Invalid tag: %q. Tags may contain only alphanumeric characters, dashes, periods, or underscores, "+
+					"and must be 63 characters or less.", word)
+			}
+		}
+	}
+	return nil
+}
+
+// mostArguments is how many bytes a command's arguments may have together. The
+// SDKs refuse more for commands; more than twice that fails at Modal.
+const mostArguments = 1 << 16
+
+func checkArguments(args []string) error {
+	all := 0
+	for _, arg := range args {
+		all += len(arg)
+	}
+	if all > mostArguments {
+		return invalid("Total length of CMD arguments must be less than %d bytes. Got %d bytes.", mostArguments, all)
+	}
+	return nil
 }
 
 func tagMap(tags []*pb.SandboxTag) map[string]string {
@@ -151,6 +182,9 @@ func (s *Server) validate(app string, d *pb.Sandbox) error {
 		if p.GetPort() < 1 || p.GetPort() > 65535 {
 			return invalid("Port must be in [1, 65535], got %d.", p.GetPort())
 		}
+	}
+	if err := checkArguments(d.GetEntrypointArgs()); err != nil {
+		return err
 	}
 	if err := checkNetwork(d.GetNetworkAccess()); err != nil {
 		return err
@@ -200,14 +234,11 @@ func (s *Server) resolve(env map[string]string, sources []*pb.SecretSource) erro
 }
 
 // admit reserves the name and keeps the record.
-func (s *Server) admit(record Sandbox) (b *box, isNew bool, err error) {
+func (s *Server) admit(record Sandbox) (*box, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if id, repeated := s.created[record.Key]; repeated && record.Key != "" {
-		return s.sandboxes[id], false, nil
-	}
 	if record.Name != "" && s.liveNamed(record.App, record.Name) != nil {
-		return nil, false, status.Errorf(codes.AlreadyExists, "Sandbox with name '%s' already exists in App '%s'",
+		return nil, status.Errorf(codes.AlreadyExists, "Sandbox with name '%s' already exists in App '%s'",
 			record.Name, s.apps[record.App].Name)
 	}
 	// Lists are paged by this time, so no two may have the same.
@@ -216,15 +247,12 @@ func (s *Server) admit(record Sandbox) (b *box, isNew bool, err error) {
 		record.Created = s.lastCreated.Add(time.Microsecond)
 	}
 	if err := s.save(kindSandboxes, record.ID, record); err != nil {
-		return nil, false, status.Error(codes.Internal, err.Error())
+		return nil, status.Error(codes.Internal, err.Error())
 	}
 	s.lastCreated = record.Created
-	b = newBox(record)
+	b := newBox(record)
 	s.sandboxes[record.ID] = b
-	if record.Key != "" {
-		s.created[record.Key] = record.ID
-	}
-	return b, true, nil
+	return b, nil
 }
 
 // liveNamed finds the live sandbox of a name; s.mu is held.

@@ -49,8 +49,9 @@
 //
 // # What is assumed, because Modal does not say
 //
-//   - A create that is repeated with the same x-idempotency-key finds the first
-//     one's sandbox.
+//   - A create that is repeated with the same x-idempotency-key starts another
+//     sandbox, or finds its name taken.
+//   - Tags are what the Python SDK lets through: 63 letters, digits and "._-".
 //   - A create or a snapshot whose caller leaves goes on.
 //   - A command gets the sandbox's variables.
 //
@@ -85,7 +86,8 @@
 // # Faults
 //
 // Inject makes calls fail, hang or be slow, and sandboxes die; Clear ends that;
-// KillBox ends a sandbox by accident at once; Calls tells what was called.
+// KillBox ends a sandbox by accident at once; BreakConnections and
+// RevokeRouterTokens do what they say; Calls tells what was called.
 //
 // # Locking
 //

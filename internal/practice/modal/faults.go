@@ -25,6 +25,8 @@ const (
 	Hang         FaultKind = "hang"          // no answer until the caller gives up
 	BoxDies      FaultKind = "box-dies"      // the sandbox that the call is about ends at that moment, by itself
 	ExpiredToken FaultKind = "expired-token" // the next router token given out has expired
+	Refused      FaultKind = "refused"       // the workspace's token is not valid; routers' tokens are
+	Slow         FaultKind = "slow"          // Delay before the call is looked at
 	SlowStream   FaultKind = "slow-stream"   // Delay before each message
 )
 
@@ -42,7 +44,7 @@ type Fault struct {
 	// caller cannot know, with BoxDies it was answered.
 	AfterEffect bool
 	RetryAfter  time.Duration // of RateLimited
-	Delay       time.Duration // of SlowStream
+	Delay       time.Duration // of Slow and SlowStream
 }
 
 type faults struct {
@@ -138,7 +140,7 @@ func (s *Server) about(request any) (id, name string) {
 // that come after it.
 func (s *Server) strike(ctx context.Context, method string, request any) (after []*Fault, err error) {
 	id, name := s.about(request)
-	for _, kind := range []FaultKind{BoxDies, Hang, Unavailable, RateLimited, NoCapacity} {
+	for _, kind := range []FaultKind{Slow, BoxDies, Hang, Unavailable, RateLimited, NoCapacity} {
 		if kind == NoCapacity && method != "SandboxCreateV2" {
 			continue
 		}
@@ -179,10 +181,24 @@ func (s *Server) suffer(ctx context.Context, f *Fault, sandboxID string) error {
 			return status.FromContextError(ctx.Err()).Err()
 		case <-s.faults.release():
 		}
+	case Slow:
+		return pause(ctx, f.Delay)
 	case BoxDies:
 		return s.KillBox(ctx, sandboxID)
 	}
 	return nil
+}
+
+// pause waits, unless the caller gives up.
+func pause(ctx context.Context, d time.Duration) error {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return status.FromContextError(ctx.Err()).Err()
+	}
 }
 
 // explainMissing says of a method that nobody wrote who does not have it.
@@ -273,12 +289,8 @@ func (f *faultyStream) RecvMsg(message any) error {
 // SendMsg implements grpc.ServerStream.
 func (f *faultyStream) SendMsg(message any) error {
 	if f.delay > 0 {
-		timer := time.NewTimer(f.delay)
-		defer timer.Stop()
-		select {
-		case <-timer.C:
-		case <-f.Context().Done():
-			return status.FromContextError(f.Context().Err()).Err()
+		if err := pause(f.Context(), f.delay); err != nil {
+			return err
 		}
 	}
 	return f.ServerStream.SendMsg(message)

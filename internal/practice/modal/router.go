@@ -63,6 +63,9 @@ func (r *router) TaskExecStart(ctx context.Context, q *pb.TaskExecStartRequest) 
 	if len(q.GetCommandArgs()) == 0 || q.GetCommandArgs()[0] == "" || q.GetExecId() == "" {
 		return nil, invalid("A command and an exec id are needed.")
 	}
+	if err := checkArguments(q.GetCommandArgs()); err != nil {
+		return nil, err
+	}
 	if q.GetContainerId() != "" {
 		return nil, status.Error(codes.Unimplemented, "The stand-in for Modal does not have sidecars.")
 	}

@@ -34,8 +34,6 @@ type Sandbox struct {
 	ExitImage                  string // what came of it
 	// Box is the provider's own id of the running process.
 	Box string
-	// Key is the idempotency key of the create: a repeated one finds this sandbox.
-	Key string
 }
 
 // Port is a declared port.

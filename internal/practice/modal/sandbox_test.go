@@ -254,7 +254,7 @@ func TestWhatWasAskedForIsRecorded(t *testing.T) {
 		Command: []string{"sleep", "600"}, Env: map[string]string{"A": "1"},
 	})
 	got := s.Sandboxes()[0]
-	if got.Box == "" || got.Key == "" || got.Created.IsZero() {
+	if got.Box == "" || got.Created.IsZero() {
 		t.Errorf("got %+v", got)
 	}
 	want := Sandbox{
@@ -262,7 +262,7 @@ func TestWhatWasAskedForIsRecorded(t *testing.T) {
 		Env: map[string]string{"A": "1"}, Tags: map[string]string{"a": "b"}, Workdir: "/workspace", CPU: 0.5, MemMiB: 512, MemLimitMiB: 1024,
 		Timeout: time.Hour, IdleTimeout: time.Minute, Cloud: "aws", Regions: []string{"us-east", "eu-west-1"},
 		Network: Network{Type: "ALLOWLIST", Domains: []string{"control.example.com"}}, Ports: []Port{{8000, true}},
-		Created: got.Created, Box: got.Box, Key: got.Key,
+		Created: got.Created, Box: got.Box,
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
@@ -371,17 +371,33 @@ func (s *stand) raw() pb.ModalClientClient {
 	return pb.NewModalClientClient(conn)
 }
 
-func TestACreateThatIsRepeatedMakesOneSandbox(t *testing.T) {
+func TestACreateThatIsRepeatedFindsItsNameTaken(t *testing.T) {
 	t.Parallel()
 	s := open(t, Options{})
 	i := s.image()
-	s.Inject(Fault{Kind: Unavailable, Method: "SandboxCreateV2", Times: 2, AfterEffect: true})
-	b := s.createFrom(i, &sdk.SandboxCreateParams{Name: "once"})
-	if calls := s.Calls("SandboxCreateV2"); len(calls) != 3 || calls[2].Code != codes.OK {
-		t.Errorf("calls: %v", calls)
+	s.Inject(Fault{Kind: Unavailable, Method: "SandboxCreateV2", Times: 1, AfterEffect: true})
+	_, err := s.client.Sandboxes.Create(s.ctx, s.app, i, &sdk.SandboxCreateParams{Name: "once"})
+	if !errors.As(err, new(sdk.AlreadyExistsError)) || len(s.list(nil)) != 1 {
+		t.Errorf("got error %v and live %v", err, s.list(nil))
 	}
-	if got := s.list(nil); !slices.Equal(got, []string{b.SandboxID}) {
-		t.Errorf("live: %v, want only %s", got, b.SandboxID)
+}
+
+func TestTagsAndArgumentsThatModalDoesNotTakeAreRefused(t *testing.T) {
+	t.Parallel()
+	s := open(t, Options{})
+	i := s.image()
+	b := s.createFrom(i, &sdk.SandboxCreateParams{Name: "plain", Tags: map[string]string{strings.Repeat("k", 63): strings.Repeat("v", 63)}})
+	for _, tags := range []map[string]string{{"a": ""}, {"": "a"}, {"a": "b c"}, {"a:b": "c"}, {"a": "100%"}, {"a": strings.Repeat("v", 64)}} {
+		if _, err := s.client.Sandboxes.Create(s.ctx, s.app, i, &sdk.SandboxCreateParams{Tags: tags}); status.Code(err) != codes.InvalidArgument {
+			t.Errorf("%q at a sandbox's start: %v", tags, err)
+		}
+		if err := b.SetTags(s.ctx, tags, nil); status.Code(err) != codes.InvalidArgument {
+			t.Errorf("%q later: %v", tags, err)
+		}
+	}
+	long := []string{"true", strings.Repeat("x", mostArguments)}
+	if _, err := s.client.Sandboxes.Create(s.ctx, s.app, i, &sdk.SandboxCreateParams{Command: long}); status.Code(err) != codes.InvalidArgument {
+		t.Errorf("long arguments: %v", err)
 	}
 }
 

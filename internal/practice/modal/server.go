@@ -13,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	pb "github.com/modal-labs/modal-client/go/proto/modal_proto"
@@ -62,10 +63,11 @@ type Server struct {
 	pageSize    int
 	binary      string
 	boxes       *local.Provider
-	listener    net.Listener    // both services
+	listener    *breakable      // both services
 	front       net.Listener    // HTTP with connect tokens
 	certificate tls.Certificate // of encrypted tunnels
 	pool        *x509.CertPool
+	routerIssue atomic.Int64 // of the routers' tokens that hold
 	faults      faults
 	recorder    recorder
 
@@ -81,7 +83,6 @@ type Server struct {
 	images      map[string]*image  // by id
 	sandboxes   map[string]*box    // by id
 	snapshots   map[string]*snapshotCall
-	created     map[string]string // idempotency key of a create: the sandbox's id
 }
 
 // Open opens the stand-in that keeps its state in dir, makes sure that boxes
@@ -91,7 +92,7 @@ func Open(ctx context.Context, dir string, o Options) (*Server, error) {
 		log: o.Log, dir: dir, pageSize: o.PageSize, binary: local.Program,
 		faults: newFaults(), recorder: newRecorder(),
 		apps: map[string]*App{}, secrets: map[string]*secret{}, images: map[string]*image{}, sandboxes: map[string]*box{},
-		snapshots: map[string]*snapshotCall{}, created: map[string]string{},
+		snapshots: map[string]*snapshotCall{},
 	}
 	if s.log == nil {
 		s.log = slog.Default()
@@ -118,9 +119,11 @@ func Open(ctx context.Context, dir string, o Options) (*Server, error) {
 	if o.Address == "" {
 		o.Address = "127.0.0.1:0"
 	}
-	if s.listener, err = net.Listen("tcp", o.Address); err != nil {
+	listener, err := net.Listen("tcp", o.Address)
+	if err != nil {
 		return nil, fmt.Errorf("listening as Modal: %w", err)
 	}
+	s.listener = &breakable{Listener: listener, open: map[net.Conn]bool{}}
 	if s.front, err = net.Listen("tcp", "127.0.0.1:0"); err != nil {
 		s.listener.Close()
 		return nil, fmt.Errorf("listening for connections to sandboxes: %w", err)

@@ -67,9 +67,6 @@ func (s *Server) load() error {
 			if b.Created.After(s.lastCreated) {
 				s.lastCreated = b.Created
 			}
-			if b.Key != "" {
-				s.created[b.Key] = b.ID
-			}
 		}),
 	)
 	return err

@@ -61,7 +61,6 @@ func (s *Server) dropOld(now time.Time) error {
 			continue
 		}
 		delete(s.sandboxes, id)
-		delete(s.created, record.Key)
 		errs = append(errs, s.forget(kindSandboxes, id))
 		for fd := 1; fd <= 2; fd++ {
 			if err := os.Remove(s.outputPath(id, fd)); err != nil && !errors.Is(err, fs.ErrNotExist) {
