@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -92,6 +93,13 @@ func TestTheAgentShowsAsksAndDelegatesWithRealOpenCode(t *testing.T) {
 		t.Errorf("the pull requests are %+v", r.pullsOf(session))
 	} else {
 		r.checkPicture(r.pullsOf(session)[0].GetBody())
+	}
+	var order []string
+	if err := r.db.Select(&order, `select kind from events where session_id = (select id from sessions where thread = $1)
+		and (body->>'text' in ('I look at it first.', 'The greeting is **grey** so far.', 'Shall it be darker?') or body->>'text' like 'It can be darker still%'
+			or body->>'tool' = 'openinspect_post_update' and body->>'state' = 'running') order by seq`, thread); err != nil ||
+		!slices.Equal(order, []string{"text", "tool", "update", "text", "question"}) {
+		t.Errorf("people read in the order %q (%v)", order, err)
 	}
 	// Bob decides, and what he chose is the next request. The child's answer comes as
 	// one, too.

@@ -34,7 +34,8 @@ type actor struct {
 	scrub   *scrubber
 	secrets bool // the sandbox may have been given some
 	parts   *parts
-	arrived chan sandbox.Message // events and deltas, in order
+	arrived chan sandbox.Message // events, deltas and calls, in order
+	calls   chan sandbox.Call    // those that are to be worked on
 	unsent  string               // the running prompt, if the boot never got it; read and written by who has the turn
 	vetted  string               // the last prompt after which it was seen to that secrets are looked for; likewise
 	wake    chan struct{}
@@ -91,25 +92,24 @@ func (e *Engine) ServeBridge(ctx context.Context, token string, l *sandbox.Link)
 func (a *actor) run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	a.e.hub.listenOn(ctx, actorTopic(a.session), a.wake)
-	calls := make(chan sandbox.Call, callsWaiting)
 	beats := make(chan sandbox.Heartbeat, 1)
-	g.Go(func() error { return a.receive(ctx, calls, beats) })
+	g.Go(func() error { return a.receive(ctx, beats) })
 	g.Go(func() error { return a.store(ctx) })
 	g.Go(func() error { return a.work(ctx) })
 	g.Go(func() error { return a.live(ctx, beats) })
-	g.Go(func() error { return a.answer(ctx, calls) })
+	g.Go(func() error { return a.answer(ctx) })
 	return g.Wait()
 }
 
 // receive sorts the sandbox's messages.
-func (a *actor) receive(ctx context.Context, calls chan<- sandbox.Call, beats chan sandbox.Heartbeat) error {
+func (a *actor) receive(ctx context.Context, beats chan sandbox.Heartbeat) error {
 	for {
 		m, err := a.link.Recv(ctx)
 		if err != nil {
 			return err
 		}
 		switch {
-		case m.Event != nil || m.Delta != nil:
+		case m.Event != nil || m.Delta != nil || m.Call != nil:
 			select {
 			case a.arrived <- m:
 			case <-ctx.Done():
@@ -121,14 +121,6 @@ func (a *actor) receive(ctx context.Context, calls chan<- sandbox.Call, beats ch
 			default:
 			}
 			beats <- *m.Heartbeat
-		case m.Call != nil:
-			select {
-			case calls <- *m.Call:
-			default: // it must not keep what comes after it waiting, heartbeats above all
-				if err := a.refuseCall(ctx, *m.Call, tooManyAtOnce); err != nil {
-					return err
-				}
-			}
 		}
 	}
 }
@@ -168,7 +160,7 @@ func (e *Engine) adopt(ctx context.Context, token string, l *sandbox.Link) (*act
 	hello := l.Hello()
 	scrub := e.scrub.with(token)
 	a := &actor{e: e, link: l, boot: hello.Boot, scrub: scrub, parts: newParts(scrub),
-		arrived: make(chan sandbox.Message, 32), wake: make(chan struct{}, 1), noted: make(chan struct{}, 1)}
+		arrived: make(chan sandbox.Message, 32), calls: make(chan sandbox.Call, callsWaiting), wake: make(chan struct{}, 1), noted: make(chan struct{}, 1)}
 	a.unsettled = map[string]time.Time{}
 	known := map[string]bool{}
 	for _, p := range hello.Prompts {
@@ -334,7 +326,8 @@ const (
 
 // store appends what arrives, as many events at once as have arrived meanwhile,
 // and acknowledges them after the commit (I5). Deltas are handed on in their
-// place among the events.
+// place among the events, and calls after those that were sent before them: what
+// they do is told behind what led to it.
 func (a *actor) store(ctx context.Context) error {
 	tick := time.NewTicker(a.e.tempo.parts)
 	defer tick.Stop()
@@ -371,10 +364,13 @@ func (a *actor) drain(first sandbox.Message) []sandbox.Message {
 }
 
 func sizeOf(m sandbox.Message) int {
-	if m.Event != nil {
+	switch {
+	case m.Event != nil:
 		return len(m.Event.Body)
+	case m.Delta != nil:
+		return len(m.Delta.Text)
 	}
-	return len(m.Delta.Text)
+	return len(m.Call.Args)
 }
 
 func (a *actor) storeBatch(ctx context.Context, batch []sandbox.Message) error {
@@ -404,6 +400,16 @@ func (a *actor) storeBatch(ctx context.Context, batch []sandbox.Message) error {
 		if m.Delta != nil && !finished[m.Delta.Part] && a.runs(m.Delta.Prompt) {
 			if d := a.parts.add(*m.Delta); d != nil {
 				a.e.hub.delta(a.session, *d)
+			}
+		}
+		if m.Call == nil {
+			continue
+		}
+		select {
+		case a.calls <- *m.Call:
+		default: // it must not keep what comes after it waiting
+			if err := a.refuseCall(ctx, *m.Call, tooManyAtOnce); err != nil {
+				return err
 			}
 		}
 	}

@@ -68,14 +68,14 @@ func (c toolCall) read(into any) *toolResult {
 
 // answer works on the agent's calls. A call is a row before it has an effect: a
 // call that is sent again after a lost connection gets the first one's result.
-func (a *actor) answer(ctx context.Context, calls <-chan sandbox.Call) error {
+func (a *actor) answer(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(callsAtOnce)
 	for {
 		select {
 		case <-ctx.Done():
 			return errors.Join(g.Wait(), ctx.Err())
-		case c := <-calls:
+		case c := <-a.calls:
 			g.Go(func() error { return a.answerOne(ctx, c) })
 		}
 	}

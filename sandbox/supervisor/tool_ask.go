@@ -22,4 +22,4 @@ func (s *supervisor) held() <-chan struct{} {
 }
 
 // askTool is what OpenCode calls it.
-const askTool = "openinspect_ask"
+const askTool = toolPrefix + "ask"

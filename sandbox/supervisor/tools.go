@@ -20,6 +20,9 @@ import (
 // agent gets a sentence and not a broken connection.
 const callTimeout = toolTimeout - 30*time.Second
 
+// toolPrefix is what OpenCode puts before their names.
+const toolPrefix = "openinspect_"
+
 func (s *supervisor) newTools() http.Handler {
 	server := mcp.NewServer(&mcp.Implementation{Name: "openinspect", Version: "1"}, nil)
 	server.AddReceivingMiddleware(s.afterSync)
@@ -60,6 +63,7 @@ func offer[A any](s *supervisor, server *mcp.Server, name, help string, o offere
 			if t == nil {
 				return toolText("No request is being worked on, so nothing is done.", true), nil, nil
 			}
+			t.waitShown(ctx, toolPrefix+name)
 			var send any = args
 			if o.before != nil {
 				refused := ""

@@ -29,10 +29,14 @@ type turn struct {
 	reply    string          // the agent's answer
 	reported map[string]bool // commits that people know
 	asked    bool            // the agent asked people something: the turn ends with it
+	called   map[string]int  // how often a tool of ours was called
+	shown    map[string]int  // how often that it runs was reported
+	showed   chan struct{}   // closed when shown changes
 }
 
 func newTurn(p sandbox.Prompt, b *sandbox.Bridge) *turn {
-	return &turn{prompt: p, bridge: b, ended: make(chan struct{}), over: make(chan struct{})}
+	return &turn{prompt: p, bridge: b, ended: make(chan struct{}), over: make(chan struct{}),
+		called: make(map[string]int), shown: make(map[string]int), showed: make(chan struct{})}
 }
 
 // settle ends the turn if it has not ended, and reports whether it did.
@@ -62,8 +66,42 @@ func (t *turn) carry() { t.settle(sandbox.BodySettled{Outcome: sandbox.OutcomeCa
 func (t *turn) emit(kind string, body any) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if !t.settled {
-		t.bridge.Event(kind, t.prompt.ID, body)
+	if t.settled {
+		return
+	}
+	t.bridge.Event(kind, t.prompt.ID, body)
+	if b, ok := body.(sandbox.BodyTool); ok && b.State == "running" {
+		t.shown[b.Tool]++
+		close(t.showed)
+		t.showed = make(chan struct{})
+	}
+}
+
+// shownWait is how long a call waits for its own event. That of a sub-agent's call
+// never comes.
+const shownWait = 300 * time.Millisecond
+
+// waitShown returns when it was reported that the tool runs which has just been
+// called, and with it what the agent said before: OpenCode calls and tells by two
+// ways, and people read what a call does after what led to it.
+func (t *turn) waitShown(ctx context.Context, tool string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.called[tool]++
+	number := t.called[tool]
+	timeout := time.NewTimer(shownWait)
+	defer timeout.Stop()
+	for t.shown[tool] < number {
+		showed := t.showed
+		t.mu.Unlock()
+		select {
+		case <-showed:
+		case <-timeout.C:
+			number = 0
+		case <-ctx.Done():
+			number = 0
+		}
+		t.mu.Lock()
 	}
 }
 
