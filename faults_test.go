@@ -229,7 +229,19 @@ func TestAPracticeThatIsStoppedLeavesNothingRunningAndGoesOnLater(t *testing.T) 
 		}
 	}
 	r.start()
-	r.endsFailed(running, "the control plane was stopped", time.Minute)
+	r.eventually("the request goes on in the next sandbox", 2*time.Minute, func() error {
+		var began []string // in which boots
+		err := r.db.Select(&began, `select distinct e.body->>'boot' from events e join sessions s on s.id = e.session_id
+			where s.thread = $1 and e.kind = 'prompt.started'`, running)
+		if err == nil && len(began) != 2 {
+			err = fmt.Errorf("it began in %q; prompts: %+v", began, r.promptsOf(running))
+		}
+		return err
+	})
+	r.say("alice", channel, running, "stop")
+	if p := r.waitSettled(running, 1, time.Minute); p[0].State != "stopped" {
+		t.Errorf("the request that went on ended as %s: %s", p[0].State, p[0].Reason)
+	}
 	prompts := r.waitSettled(booting, 1, time.Minute)
 	if prompts[0].State != "completed" {
 		t.Errorf("the prompt that waited ended as %s: %s", prompts[0].State, prompts[0].Reason)

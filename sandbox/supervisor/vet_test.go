@@ -40,15 +40,18 @@ func (p *plane) vetted(prompt string) sandbox.BodyKept {
 	}))
 }
 
-// openCodes are the processes of the box that are OpenCode.
-func (b *box) openCodes() (pids []int) {
-	for _, pid := range descendants(processes(), b.cmd.Process.Pid) {
+// openCodes are the processes of the box that are OpenCode: not its children, which
+// look like it until they run something else.
+func (b *box) openCodes() []int {
+	all := processes()
+	var pids, children []int
+	for _, pid := range descendants(all, b.cmd.Process.Pid) {
 		data, _ := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/cmdline")
 		if strings.Contains(string(data), "serve\x00--hostname") {
-			pids = append(pids, pid)
+			pids, children = append(pids, pid), append(children, descendants(all, pid)...)
 		}
 	}
-	return pids
+	return slices.DeleteFunc(pids, func(pid int) bool { return slices.Contains(children, pid) })
 }
 
 func TestAQuietBoxIsCleanedBeforeASnapshot(t *testing.T) { // I7
