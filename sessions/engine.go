@@ -177,7 +177,9 @@ func New(log *slog.Logger, db *sqlx.DB, cfg Config) (*Engine, error) {
 // Run works until ctx ends: starts sandboxes, watches deadlines, delivers to
 // the forge, wakes readers. It returns when all its goroutines have ended.
 func (e *Engine) Run(ctx context.Context) error {
-	if err := e.nameAdministrators(ctx); err != nil {
+	if err := e.nameAdministrators(ctx); ctx.Err() != nil {
+		return nil // it was stopped before it began
+	} else if err != nil {
 		return err
 	}
 	g, ctx := errgroup.WithContext(ctx)

@@ -8,6 +8,8 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/google/uuid"
+
 	"openinspect/sandbox"
 	"openinspect/sessions"
 	"openinspect/sessions/sessionstest"
@@ -232,5 +234,56 @@ func TestACallThatIsSentAgainPostsOnce(t *testing.T) {
 	ended(t, e, acc.Prompt.ID)
 	if got := bodies[sessions.BodyUpdate](t, e, acc.Session.ID, sessions.KindUpdate); len(got) != 1 {
 		t.Errorf("it was posted %d times", len(got))
+	}
+}
+
+// A control plane that dies after it did what was called for, and before it said so,
+// is asked the same again when it is back.
+func TestWhatAgentsShowAndAskIsShownOnceThoughTheControlPlaneDiesBeforeItSaysSo(t *testing.T) { // I5, I6
+	t.Parallel()
+	w := sessionstest.New(t)
+	begun := hands(t, w)
+	start := func() (*sessions.Engine, func()) {
+		e := w.Engine()
+		sessions.Hasten(e)
+		return e, w.Run(e)
+	}
+	e, stop := start()
+	acc := w.Ask(e, w.Linked(e, "Alice").ID, "1.0", "acme/greeter: greet")
+	h := <-begun
+	file := uuid.NewString()
+	if err := h.box.Upload(h.ctx, file, "a.txt", []byte("all well")); err != nil {
+		t.Fatal(err)
+	}
+	calls := []struct{ tool, args, kind string }{
+		{"post_update", `{"text":"found it"}`, sessions.KindUpdate},
+		{"upload_artifact", `{"upload":"` + file + `","title":"Report"}`, sessions.KindArtifact},
+		{"ask", `{"question":"Go on?","options":["Yes","No"]}`, sessions.KindQuestion},
+	}
+	var said []string
+	for _, c := range calls {
+		text, failed := h.callAs(c.tool, c.tool, c.args)
+		if failed {
+			t.Fatalf("%s says %q", c.tool, text)
+		}
+		said = append(said, text)
+	}
+	stop()
+	e, _ = start()
+	for i, c := range calls {
+		if text, failed := h.callAs(c.tool, c.tool, c.args); failed || text != said[i] {
+			t.Errorf("%s said %q, and now %q (failed: %v)", c.tool, said[i], text, failed)
+		}
+		if got := bodies[map[string]any](t, e, acc.Session.ID, c.kind); len(got) != 1 {
+			t.Errorf("the log has %d events %s", len(got), c.kind)
+		}
+	}
+	h.done <- "done"
+	ended(t, e, acc.Prompt.ID)
+	for kind, want := range map[string]int{sessions.DeliverUpdate: 1, sessions.DeliverFile: 1, sessions.DeliverQuestion: 1} {
+		var got int
+		if err := w.DB.Get(&got, `select count(*) from outbox where kind = $1`, kind); err != nil || got != want {
+			t.Errorf("Slack is to get %d of %s (%v)", got, kind, err)
+		}
 	}
 }
