@@ -8,8 +8,9 @@ import (
 )
 
 // A request whose box ends as planned, because its longest lifetime is over or
-// because nothing shall be left running without a control plane, is carried over: it stays the one running request of its session, without a boot,
-// until the next box is ready.
+// because nothing shall be left running without a control plane, is carried over:
+// it stays the one running request of its session, without a boot, until the next
+// box is ready.
 //
 //	running in boot A ──> running in none ──> running in boot B
 //	running in none   ──> failed | stopped
