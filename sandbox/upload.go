@@ -60,6 +60,7 @@ func UploadHandler(admit func(ctx context.Context, token string) error, take fun
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		token := r.Header.Get(TokenHeader)
+		w.Header().Set("Connection", "close") // a refusal does not wait for the file
 		if r.Method != http.MethodPut || token == "" {
 			http.Error(w, "a file is put here, with the sandbox's token", http.StatusUnauthorized)
 			return
@@ -73,6 +74,7 @@ func UploadHandler(admit func(ctx context.Context, token string) error, take fun
 			http.Error(w, "Too many files are sent at once: send one after the other.", http.StatusTooManyRequests)
 			return
 		}
+		w.Header().Del("Connection")
 		if err := http.NewResponseController(w).SetReadDeadline(time.Now().Add(uploadTime)); err != nil {
 			return // its connection is gone
 		}
