@@ -3,6 +3,7 @@ package model
 import (
 	"encoding/json"
 	"regexp"
+	"slices"
 	"strings"
 )
 
@@ -109,7 +110,7 @@ func newExchange(q *request) *exchange {
 	if m := workingLine.FindStringSubmatch(q.system); m != nil {
 		x.Dir = m[1]
 	}
-	names := map[string]string{}
+	names, interrupted := map[string]string{}, q.interrupted()
 	for _, t := range q.turns {
 		switch t.role {
 		case "user":
@@ -117,17 +118,43 @@ func newExchange(q *request) *exchange {
 				x.Prompt, x.replies, x.results = prompt, 0, nil
 			}
 		case "assistant":
-			if len(t.calls) > 0 {
+			if len(t.calls) > 0 && !interrupted[t.calls[0].id] {
 				x.replies++
 			}
 			for _, c := range t.calls {
 				names[c.id] = c.name
 			}
 		case "tool":
+			if interrupted[t.callID] {
+				continue
+			}
 			x.results = append(x.results, result{tool: names[t.callID], output: t.text})
 		}
 	}
 	return x
+}
+
+// abortedCall is what OpenCode answers for a tool that it ended itself, because the
+// reply that called it broke off: the reply is asked for again.
+var abortedCall = regexp.MustCompile(`User aborted the command|Tool execution aborted`)
+
+// interrupted are the calls of replies that broke off; what they left is not looked
+// at, as if they had not been.
+func (q *request) interrupted() map[string]bool {
+	aborted, all := map[string]bool{}, map[string]bool{}
+	for _, t := range q.turns {
+		if t.role == "tool" && abortedCall.MatchString(t.text) {
+			aborted[t.callID] = true
+		}
+	}
+	for _, t := range q.turns {
+		if slices.ContainsFunc(t.calls, func(c toolCall) bool { return aborted[c.id] }) {
+			for _, c := range t.calls {
+				all[c.id] = true
+			}
+		}
+	}
+	return all
 }
 
 // Result returns the latest output of the named tool since the prompt, or "".
