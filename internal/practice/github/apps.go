@@ -1,13 +1,17 @@
 package github
 
 import (
+	"fmt"
 	"net/http"
 	"strings"
 )
 
+// appBorn is when the App was made.
+const appBorn = "2026-01-05T09:00:00Z"
+
 func (s *Server) appJSON() object {
 	return object{
-		"id": appID, "slug": appSlug, "name": "Inspect", "client_id": clientID, "owner": s.login(orgLogin),
+		"id": appID, "node_id": fmt.Sprintf("A_%d", appID), "slug": appSlug, "name": "Inspect", "created_at": appBorn, "updated_at": appBorn, "client_id": clientID, "owner": s.login(orgLogin),
 		"description": "The practice App", "external_url": s.url, "html_url": s.pageURL("apps/%s", appSlug),
 		"permissions": appPermissions, "events": hookEvents, "installations_count": 1,
 	}

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/google/uuid"
 )
@@ -111,9 +112,10 @@ func created(body any) reply { return reply{http.StatusCreated, body} }
 
 // refusal is an error that the API answers in GitHub's form.
 type refusal struct {
-	status  int
-	message string
-	errors  []object
+	status    int
+	message   string
+	errors    []object
+	sentences []string // instead of errors, on some routes
 }
 
 func (e *refusal) Error() string { return fmt.Sprintf("%d %s", e.status, e.message) }
@@ -122,12 +124,55 @@ func refuse(status int, message string) *refusal { return &refusal{status: statu
 
 // invalid is a 422 with one error: resource, field and code (missing_field, invalid, …).
 func invalid(resource, field, code string) *refusal {
-	return &refusal{http.StatusUnprocessableEntity, "Validation Failed", []object{{"resource": resource, "field": field, "code": code}}}
+	return unprocessable("Validation Failed", object{"resource": resource, "field": field, "code": code})
 }
 
 // invalidBecause is a 422 with one error that is a sentence.
 func invalidBecause(resource, message string) *refusal {
-	return &refusal{http.StatusUnprocessableEntity, "Validation Failed", []object{{"resource": resource, "code": "custom", "message": message}}}
+	return unprocessable("Validation Failed", object{"resource": resource, "code": "custom", "message": message})
+}
+
+// invalidField is a 422 with one error that is a sentence about a field.
+func invalidField(resource, field, message string) *refusal {
+	return unprocessable("Validation Failed", object{"resource": resource, "field": field, "code": "custom", "message": field + " " + message})
+}
+
+// unreviewable is the 422 of the routes of reviews, whose errors are sentences.
+func unreviewable(sentence string) *refusal {
+	e := unprocessable("Unprocessable Entity")
+	e.sentences = []string{sentence}
+	return e
+}
+
+// maxText is how many characters the text of a pull request, review or comment may have.
+const maxText = 65536
+
+// checkComment refuses a comment's text as the routes of issues do.
+func checkComment(body *string) error {
+	problem := func(message string) error {
+		return unprocessable("Validation Failed", object{"resource": "IssueComment", "field": "data", "code": "unprocessable", "message": message})
+	}
+	switch {
+	case body == nil:
+		return refuse(http.StatusUnprocessableEntity, "Invalid request.\n\n\"body\" wasn't supplied.")
+	case strings.TrimSpace(*body) == "":
+		return problem("Body cannot be blank")
+	case utf8.RuneCountInString(*body) > maxText:
+		return problem(fmt.Sprintf("Body is too long (maximum is %d characters)", maxText))
+	}
+	return nil
+}
+
+// tooLong refuses a text as all other routes do; nil if it is not.
+func tooLong(resource, body string) error {
+	if utf8.RuneCountInString(body) <= maxText {
+		return nil
+	}
+	return invalidField(resource, "body", fmt.Sprintf("is too long (maximum is %d characters)", maxText))
+}
+
+func unprocessable(message string, errors ...object) *refusal {
+	return &refusal{status: http.StatusUnprocessableEntity, message: message, errors: errors}
 }
 
 var (
@@ -220,6 +265,9 @@ func refusalJSON(e *refusal) object {
 	body := object{"message": e.message, "documentation_url": "https://docs.github.com/rest", "status": strconv.Itoa(e.status)}
 	if e.errors != nil {
 		body["errors"] = e.errors
+	}
+	if e.sentences != nil {
+		body["errors"] = e.sentences
 	}
 	return body
 }

@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"strings"
 	"time"
+	"unicode/utf8"
 )
 
 func (s *Server) checkJSON(k *checkRun) object {
@@ -13,7 +14,7 @@ func (s *Server) checkJSON(k *checkRun) object {
 		"details_url": orNull(k.DetailsURL), "external_id": k.ExternalID, "started_at": date(k.StartedAt), "completed_at": maybeTime(k.CompletedAt),
 		"output": object{"title": orNull(k.Title), "summary": orNull(k.Summary), "text": orNull(k.Text),
 			"annotations_count": len(k.Annotations), "annotations_url": s.apiURL("repos/%s/check-runs/%d/annotations", k.Repository, k.ID)},
-		"app": s.checkApp(k), "pull_requests": []object{}, "html_url": s.pageURL("%s/commit/%s/checks/%d", k.Repository, k.SHA, k.ID),
+		"app": s.checkApp(k), "check_suite": object{"id": s.suite(k)}, "pull_requests": []object{}, "html_url": s.pageURL("%s/commit/%s/checks/%d", k.Repository, k.SHA, k.ID),
 		"url": s.apiURL("repos/%s/check-runs/%d", k.Repository, k.ID),
 	}
 }
@@ -45,14 +46,33 @@ type annotation struct {
 var annotationLevels = map[string]bool{"notice": true, "warning": true, "failure": true}
 
 // actionsApp is the App whose check runs are jobs of GitHub Actions.
-const actionsApp = "github-actions"
+const (
+	actionsApp   = "github-actions"
+	actionsAppID = 15368
+)
+
+// maxAnnotations is how many a request may bring (docs.github.com/rest/checks/runs).
+const maxAnnotations = 50
 
 func (s *Server) checkApp(k *checkRun) object {
 	app := s.appJSON()
 	if k.Job {
-		app["id"], app["slug"], app["name"] = 15368, actionsApp, "GitHub Actions"
+		app["id"], app["slug"], app["name"] = actionsAppID, actionsApp, "GitHub Actions"
+		delete(app, "client_id")
 	}
 	return app
+}
+
+// suite is the number of the check suite, which an App has one of on a commit:
+// that of its first check run.
+func (s *Server) suite(k *checkRun) int64 {
+	first := k.ID
+	for _, other := range s.checks.rows {
+		if other.Repository == k.Repository && other.SHA == k.SHA && other.Job == k.Job {
+			first = min(first, other.ID)
+		}
+	}
+	return first
 }
 
 var checkStatuses = map[string]bool{"queued": true, "in_progress": true, "completed": true}
@@ -73,6 +93,9 @@ func (k *checkRun) apply(ask checkRequest, now time.Time) error {
 	set(&k.DetailsURL, ask.DetailsURL)
 	set(&k.ExternalID, ask.ExternalID)
 	if ask.Output != nil {
+		if n := len(ask.Output.Annotations); n > maxAnnotations {
+			return refuse(http.StatusUnprocessableEntity, fmt.Sprintf("Invalid request.\n\nNo more than %d items are allowed; %d were supplied.", maxAnnotations, n))
+		}
 		set(&k.Title, ask.Output.Title)
 		set(&k.Summary, ask.Output.Summary)
 		set(&k.Text, ask.Output.Text)
@@ -158,49 +181,9 @@ func (s *Server) checkAnnotations(c *call) (reply, error) {
 	list := []object{}
 	for _, n := range k.Annotations {
 		list = append(list, object{"path": n.Path, "start_line": n.StartLine, "end_line": n.EndLine, "annotation_level": n.Level,
-			"message": n.Message, "title": orNull(n.Title), "raw_details": nil, "blob_href": s.pageURL("%s/blob/%s/%s", k.Repository, k.SHA, n.Path)})
+			"start_column": nil, "end_column": nil, "message": n.Message, "title": orNull(n.Title), "raw_details": nil, "blob_href": s.pageURL("%s/blob/%s/%s", k.Repository, k.SHA, escapePath(n.Path))})
 	}
 	return ok(c.page(list)), nil
-}
-
-// RunJob is GitHub Actions having run a job on a commit: a check run of its App,
-// with the log that the job printed. Nothing runs workflows here.
-func (s *Server) RunJob(repository, sha, name, conclusion, log string) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	r := s.repos.get(strings.ToLower(repository))
-	if r == nil || !checkConclusions[conclusion] {
-		return fmt.Errorf("no repository %s, or no conclusion %s", repository, conclusion)
-	}
-	now := s.now().UTC()
-	k := &checkRun{ID: s.nextID(), Repository: r.fullName(), SHA: sha, Name: name, Status: "completed", Conclusion: conclusion,
-		StartedAt: now, CompletedAt: &now, Job: true, Log: log}
-	s.checks.put(idKey(k.ID), k)
-	s.emit("check_run", "completed", r, s.bot(), object{"check_run": s.checkJSON(k)})
-	return nil
-}
-
-// jobLogs sends to where a job's log is, which needs no credential.
-func (s *Server) jobLogs(c *call) (reply, error) {
-	k, err := c.check()
-	if err != nil || !k.Job {
-		return reply{}, errNotFound
-	}
-	c.head.Set("Location", s.pageURL("actions-logs/%d", k.ID))
-	return reply{status: http.StatusFound}, nil
-}
-
-// serveJobLog is that place.
-func (s *Server) serveJobLog(w http.ResponseWriter, r *http.Request) {
-	s.mu.Lock()
-	k := s.checks.get(r.PathValue("id"))
-	s.mu.Unlock()
-	if k == nil || !k.Job || r.Header.Get("Authorization") != "" {
-		http.Error(w, "AuthenticationFailed", http.StatusBadRequest) // as the storage behind GitHub answers a token
-		return
-	}
-	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
-	_, _ = w.Write([]byte(k.Log)) // who asked may be gone
 }
 
 func (s *Server) updateCheck(c *call) (reply, error) {
@@ -211,6 +194,9 @@ func (s *Server) updateCheck(c *call) (reply, error) {
 	var ask checkRequest
 	if err := c.body(&ask); err != nil {
 		return reply{}, err
+	}
+	if k.Job {
+		return reply{}, refuse(http.StatusForbidden, fmt.Sprintf("Invalid app_id `%d` - check run can only be modified by the GitHub App that created it.", actionsAppID))
 	}
 	changed := *k
 	if err := changed.apply(ask, s.now().UTC()); err != nil {
@@ -248,10 +234,14 @@ func (s *Server) checksOf(c *call, rev string) (reply, error) {
 }
 
 func (s *Server) statusJSON(t *commitStatus) object {
-	return object{"id": t.ID, "state": t.State, "context": t.Context, "description": orNull(t.Description), "target_url": orNull(t.TargetURL),
-		"creator": s.login(t.Creator), "created_at": date(t.At), "updated_at": date(t.At),
+	creator := s.login(t.Creator)
+	return object{"id": t.ID, "node_id": "SC_" + idKey(t.ID), "avatar_url": creator["avatar_url"], "state": t.State, "context": t.Context, "description": orNull(t.Description), "target_url": orNull(t.TargetURL),
+		"creator": creator, "created_at": date(t.At), "updated_at": date(t.At),
 		"url": s.apiURL("repos/%s/statuses/%s", t.Repository, t.SHA)}
 }
+
+// maxDescription is how many characters of it a status may have.
+const maxDescription = 140
 
 func (s *Server) createStatus(c *call) (reply, error) {
 	var ask struct {
@@ -266,7 +256,10 @@ func (s *Server) createStatus(c *call) (reply, error) {
 		return reply{}, refuse(http.StatusUnprocessableEntity, "No commit found for SHA: "+c.arg("sha"))
 	}
 	if !strings.Contains(" error failure pending success ", " "+ask.State+" ") || ask.State == "" {
-		return reply{}, invalid("Status", "state", "invalid")
+		return reply{}, invalidField("Status", "state", "is not included in the list")
+	}
+	if n := utf8.RuneCountInString(ask.Description); n > maxDescription {
+		return reply{}, invalidField("Status", "description", fmt.Sprintf("is too long (maximum is %d characters)", maxDescription))
 	}
 	if ask.Context == "" {
 		ask.Context = "default"
@@ -325,12 +318,7 @@ func (s *Server) combinedStatus(c *call, rev string) (reply, error) {
 	case len(list) > 0 && count["success"] == len(list):
 		state = "success"
 	}
-	return ok(object{"state": state, "sha": sha, "total_count": len(list), "statuses": c.page(list), "repository": s.repoJSON(c.repo, c.who)}), nil
+	at := s.apiURL("repos/%s/commits/%s", c.repo.fullName(), sha)
+	return ok(object{"state": state, "sha": sha, "total_count": len(list), "statuses": c.page(list), "repository": s.repoJSON(c.repo, c.who),
+		"commit_url": at, "url": at + "/status"}), nil
 }
-
-// listRuns is empty: nothing runs workflows here.
-func (s *Server) listRuns(*call) (reply, error) {
-	return ok(object{"total_count": 0, "workflow_runs": []object{}}), nil
-}
-
-func (s *Server) noSuchRun(*call) (reply, error) { return reply{}, errNotFound }

@@ -40,7 +40,7 @@ func (s *Server) createComment(c *call) (reply, error) {
 	if err != nil {
 		return reply{}, err
 	}
-	var ask struct{ Body string }
+	var ask struct{ Body *string }
 	if err := c.body(&ask); err != nil {
 		return reply{}, err
 	}
@@ -52,12 +52,12 @@ func (s *Server) createComment(c *call) (reply, error) {
 }
 
 // say adds a comment to a pull request's conversation.
-func (s *Server) say(p *pull, who *account, body string) (*comment, error) {
-	if strings.TrimSpace(body) == "" {
-		return nil, invalid("IssueComment", "body", "missing_field")
+func (s *Server) say(p *pull, who *account, body *string) (*comment, error) {
+	if err := checkComment(body); err != nil {
+		return nil, err
 	}
 	now := s.now().UTC()
-	m := &comment{ID: s.nextID(), Pull: p.key(), Author: who.Login, Body: body, CreatedAt: now, UpdatedAt: now}
+	m := &comment{ID: s.nextID(), Pull: p.key(), Author: who.Login, Body: *body, CreatedAt: now, UpdatedAt: now}
 	s.comments.put(idKey(m.ID), m)
 	s.touch(p)
 	s.emitIn("issue_comment", "created", p, who, object{"issue": s.issueJSON(p), "comment": s.commentJSON(p, m)})
@@ -95,15 +95,18 @@ func (s *Server) editComment(c *call) (reply, error) {
 	if err != nil {
 		return reply{}, err
 	}
-	var ask struct{ Body string }
+	var ask struct{ Body *string }
 	if err := c.body(&ask); err != nil {
 		return reply{}, err
 	}
 	if !c.own(m.Author) {
 		return reply{}, errForbidden
 	}
+	if err := checkComment(ask.Body); err != nil {
+		return reply{}, err
+	}
 	from := m.Body
-	m.Body, m.UpdatedAt = ask.Body, s.now().UTC()
+	m.Body, m.UpdatedAt = *ask.Body, s.now().UTC()
 	s.comments.put(idKey(m.ID), m)
 	s.emitIn("issue_comment", "edited", p, c.who.account, object{"issue": s.issueJSON(p), "comment": s.commentJSON(p, m),
 		"changes": object{"body": object{"from": from}}})

@@ -8,7 +8,8 @@
 //
 //	/api/v3/…                    REST, see routes.go for every route and the right it needs
 //	/api/graphql                 three mutations: ready for review, back to draft, resolve a thread
-//	/actions-logs/ID             logs of jobs (RunJob), to which the API sends; they take no token
+//	/actions-logs/ID             logs of jobs (RunJob), to which the API sends under the name localhost,
+//	                             which is another origin as with GitHub; they take no token
 //	/login/oauth/authorize       the web flow of the App's users, with PKCE (S256)
 //	/login/oauth/access_token    codes and refresh tokens for user tokens
 //	/OWNER/NAME.git              git over smart HTTP, by git's own http-backend

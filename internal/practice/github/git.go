@@ -169,9 +169,25 @@ type changedFile struct {
 func (f changedFile) patch() string {
 	var s strings.Builder
 	for _, fragment := range f.Fragments {
-		s.WriteString(fragment.String())
+		_, lines, _ := strings.Cut(fragment.String(), "\n")
+		s.WriteString(hunkHeader(fragment) + "\n" + lines)
 	}
 	return strings.TrimRight(s.String(), "\n")
+}
+
+// hunkHeader is a hunk's first line as git writes it: a count of one is left out.
+func hunkHeader(f *gitdiff.TextFragment) string {
+	part := func(sign string, from, lines int64) string {
+		if lines == 1 {
+			return fmt.Sprintf("%s%d", sign, from)
+		}
+		return fmt.Sprintf("%s%d,%d", sign, from, lines)
+	}
+	header := "@@ " + part("-", f.OldPosition, f.OldLines) + " " + part("+", f.NewPosition, f.NewLines) + " @@"
+	if f.Comment != "" {
+		header += " " + f.Comment
+	}
+	return header
 }
 
 // diff lists the files that differ between two commits.

@@ -149,6 +149,9 @@ func (p *visit) explain(err error) {
 		e = refuse(http.StatusInternalServerError, "Something went wrong.")
 	}
 	text := e.message
+	if len(e.sentences) > 0 {
+		text = strings.Join(e.sentences, " ")
+	}
 	for _, detail := range e.errors {
 		if m, isText := detail["message"].(string); isText {
 			text = m

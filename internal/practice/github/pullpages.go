@@ -109,7 +109,8 @@ func (s *Server) actOnPull(p *visit) error {
 	own := mayWrite || pr.Author == p.who.Login
 	switch action := p.arg("action"); {
 	case action == "comment":
-		_, err = s.say(pr, p.who, p.r.PostFormValue("body"))
+		body := p.r.PostFormValue("body")
+		_, err = s.say(pr, p.who, &body)
 	case action == "merge" && mayWrite:
 		err = s.merge(p.r.Context(), pr, p.who, mergeRequest{Method: p.r.PostFormValue("method")})
 	case action == "close" && own && pr.ClosedAt == nil:

@@ -14,6 +14,11 @@ func (s *Server) pullsIn(r *repository) []*pull {
 	return sorted(s.pulls, func(p *pull) bool { return strings.EqualFold(p.Repository, r.fullName()) }, func(p *pull) int { return p.Number })
 }
 
+func (s *Server) openPulls(r *repository) int {
+	return len(sorted(s.pulls, func(p *pull) bool { return p.ClosedAt == nil && strings.EqualFold(p.Repository, r.fullName()) },
+		func(p *pull) int { return p.Number }))
+}
+
 // pull finds the pull request of a route.
 func (c *call) pull() (*pull, error) {
 	p := c.s.pulls.get(pullKey(c.repo.fullName(), int(c.number("number"))))
@@ -108,6 +113,9 @@ func (s *Server) checkPull(ctx context.Context, r *repository, ask newPull) erro
 			return invalid("PullRequest", field.name, "missing_field")
 		}
 	}
+	if err := tooLong("Issue", ask.Body); err != nil {
+		return err
+	}
 	base, head := b.branch(ctx, ask.Base), b.branch(ctx, ask.Head)
 	if base == "" {
 		return invalid("PullRequest", "base", "invalid")
@@ -170,7 +178,14 @@ func (s *Server) editPull(c *call, p *pull, title, body, base *string) error {
 		return invalid("PullRequest", "title", "missing_field")
 	}
 	if base != nil && c.bare().branch(c.ctx(), *base) == "" {
-		return invalid("PullRequest", "base", "invalid")
+		e := invalid("PullRequest", "base", "invalid")
+		e.errors[0]["message"] = fmt.Sprintf("Proposed base branch '%s' was not found", *base)
+		return e
+	}
+	if body != nil {
+		if err := tooLong("Issue", *body); err != nil {
+			return err
+		}
 	}
 	set("title", &p.Title, title)
 	set("body", &p.Body, body)

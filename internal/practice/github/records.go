@@ -125,6 +125,8 @@ type reviewComment struct {
 	Path      string
 	Line      int
 	Side      string
+	Position  int    // of the line in the file's diff, from 1
+	DiffHunk  string // of the diff, to the line
 	CommitSHA string
 	Resolved  bool // of the thread, kept at its first comment
 	Reactions []reaction
@@ -148,6 +150,8 @@ type checkRun struct {
 	CompletedAt *time.Time
 	Annotations []annotation
 	Job         bool   // of GitHub Actions
+	Run         int64  // of a job: the run of the workflow
+	Branch      string // of a job
 	Log         string // of a job
 }
 

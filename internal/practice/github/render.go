@@ -2,6 +2,8 @@ package github
 
 import (
 	"fmt"
+	"maps"
+	"net/url"
 	"regexp"
 	"strconv"
 	"strings"
@@ -30,14 +32,16 @@ func (s *Server) accountJSON(a *account) object {
 	if a == nil {
 		return nil
 	}
-	page := s.pageURL("%s", a.Login)
+	page, at := s.pageURL("%s", a.Login), s.apiURL("users/%s", url.PathEscape(a.Login)) // a bot's has brackets
 	if a.Type == "Bot" {
 		page = s.pageURL("apps/%s", appSlug)
 	}
-	return object{
+	o := object{
 		"id": a.ID, "login": a.Login, "type": a.Type, "site_admin": false, "node_id": fmt.Sprintf("U_%d", a.ID),
-		"avatar_url": s.pageURL("avatars/%d", a.ID), "gravatar_id": "", "html_url": page, "url": s.apiURL("users/%s", a.Login),
+		"avatar_url": s.pageURL("avatars/%d", a.ID), "gravatar_id": "", "html_url": page, "url": at,
 	}
+	addLinks(o, at, accountLinks)
+	return o
 }
 
 // profileJSON is an account as GET /user shows it.
@@ -58,7 +62,13 @@ func (s *Server) repoJSON(r *repository, who caller) object {
 		"clone_url": s.pageURL("%s.git", r.fullName()), "git_url": s.pageURL("%s.git", r.fullName()),
 		"created_at": date(r.CreatedAt), "updated_at": date(r.PushedAt), "pushed_at": date(r.PushedAt),
 		"allow_merge_commit": true, "allow_squash_merge": true, "allow_rebase_merge": false,
+		"svn_url": s.pageURL("%s", r.fullName()), "ssh_url": s.pageURL("%s.git", r.fullName()), "mirror_url": nil, "homepage": nil,
+		"license": nil, "size": 0, "forks": 0, "forks_count": 0, "stargazers_count": 0, "watchers": 0, "watchers_count": 0,
+		"has_issues": true, "has_projects": false, "has_wiki": false, "has_pages": false, "has_downloads": false,
 	}
+	open := s.openPulls(r) // GitHub counts pull requests as issues
+	o["open_issues"], o["open_issues_count"] = open, open
+	addLinks(o, s.apiURL("repos/%s", r.fullName()), repositoryLinks)
 	if r.Private {
 		o["visibility"] = "private"
 	}
@@ -81,8 +91,7 @@ func (s *Server) side(r *repository, branch, sha string) object {
 
 func (s *Server) pullJSON(p *pull) object {
 	r := s.repos.get(strings.ToLower(p.Repository))
-	api, page := s.apiURL("repos/%s", p.Repository), s.pageURL("%s/pull/%d", p.Repository, p.Number)
-	return object{
+	o := object{
 		"id": p.ID, "node_id": pullNode(p), "number": p.Number, "state": p.state(), "locked": false, "title": p.Title,
 		"body": orNull(p.Body), "draft": p.Draft, "user": s.login(p.Author), "author_association": "MEMBER",
 		"created_at": date(p.CreatedAt), "updated_at": date(p.UpdatedAt), "closed_at": maybeTime(p.ClosedAt),
@@ -90,13 +99,9 @@ func (s *Server) pullJSON(p *pull) object {
 		"head": s.side(r, p.Head, p.HeadSHA), "base": s.side(r, p.Base, p.BaseSHA),
 		"labels": s.labelsJSON(p.Labels), "assignees": s.people(p.Assignees), "assignee": first(s.people(p.Assignees)),
 		"requested_reviewers": s.people(p.Reviewers), "requested_teams": []object{},
-		"html_url": page, "diff_url": page + ".diff", "patch_url": page + ".patch",
-		"url":          fmt.Sprintf("%s/pulls/%d", api, p.Number),
-		"issue_url":    fmt.Sprintf("%s/issues/%d", api, p.Number),
-		"comments_url": fmt.Sprintf("%s/issues/%d/comments", api, p.Number),
-		"commits_url":  fmt.Sprintf("%s/pulls/%d/commits", api, p.Number),
-		"statuses_url": fmt.Sprintf("%s/statuses/%s", api, p.HeadSHA),
 	}
+	maps.Copy(o, s.pullLinks(p))
+	return o
 }
 
 // pullNode is a pull request's id in GraphQL.
@@ -107,7 +112,7 @@ func (s *Server) fullPullJSON(p *pull) object {
 	o := s.pullJSON(p)
 	o["merged"], o["merged_by"] = p.MergedAt != nil, s.login(p.MergedBy)
 	o["commits"], o["changed_files"], o["additions"], o["deletions"] = p.Commits, p.Files, p.Additions, p.Deletions
-	o["comments"] = len(sorted(s.comments, func(c *comment) bool { return c.Pull == p.key() }, commentID))
+	o["comments"] = len(s.commentsOn(p))
 	o["review_comments"] = len(sorted(s.inline, func(c *reviewComment) bool { return c.Pull == p.key() }, inlineID))
 	o["maintainer_can_modify"], o["rebaseable"] = false, false
 	o["mergeable"], o["mergeable_state"] = nil, "unknown"
@@ -130,12 +135,15 @@ func mergeableState(p *pull) string {
 // issueJSON is a pull request as the API of issues shows it.
 func (s *Server) issueJSON(p *pull) object {
 	pr := s.pullJSON(p)
-	o := object{"pull_request": object{"url": pr["url"], "html_url": pr["html_url"], "merged_at": pr["merged_at"]}}
+	o := object{"pull_request": object{"url": pr["url"], "html_url": pr["html_url"], "diff_url": pr["diff_url"],
+		"patch_url": pr["patch_url"], "merged_at": pr["merged_at"]}}
 	for _, k := range []string{"id", "number", "state", "locked", "title", "body", "draft", "user", "author_association", "created_at",
 		"updated_at", "closed_at", "labels", "assignees", "assignee", "milestone", "html_url", "comments_url", "node_id"} {
 		o[k] = pr[k]
 	}
 	o["url"], o["repository_url"] = pr["issue_url"], s.apiURL("repos/%s", p.Repository)
+	o["comments"] = len(s.commentsOn(p))
+	o["events_url"], o["labels_url"] = fmt.Sprintf("%s/events", o["url"]), fmt.Sprintf("%s/labels{/name}", o["url"])
 	return o
 }
 
@@ -157,14 +165,15 @@ func first(list []object) any {
 func (s *Server) labelsJSON(labels []label) []object {
 	list := []object{}
 	for _, l := range labels {
-		list = append(list, object{"id": l.ID, "name": l.Name, "color": l.Color, "description": orNull(l.Description), "default": false,
+		list = append(list, object{"id": l.ID, "node_id": "LA_" + idKey(l.ID), "name": l.Name, "color": l.Color, "description": orNull(l.Description), "default": false,
 			"url": s.apiURL("repos/%s/labels/%s", l.Repository, escapePath(l.Name))})
 	}
 	return list
 }
 
-func reactionsJSON(list []reaction) object {
-	o := object{"total_count": len(list)}
+// reactionsJSON counts the reactions to what is at an address.
+func reactionsJSON(to string, list []reaction) object {
+	o := object{"total_count": len(list), "url": to + "/reactions"}
 	for _, content := range reactionContents {
 		o[content] = 0
 	}
@@ -177,35 +186,39 @@ func reactionsJSON(list []reaction) object {
 var reactionContents = []string{"+1", "-1", "laugh", "confused", "heart", "hooray", "rocket", "eyes"}
 
 func (s *Server) commentJSON(p *pull, c *comment) object {
+	at := s.apiURL("repos/%s/issues/comments/%d", p.Repository, c.ID)
 	return object{
 		"id": c.ID, "node_id": fmt.Sprintf("IC_%d", c.ID), "body": c.Body, "user": s.login(c.Author), "author_association": "MEMBER",
-		"created_at": date(c.CreatedAt), "updated_at": date(c.UpdatedAt), "reactions": reactionsJSON(c.Reactions),
+		"created_at": date(c.CreatedAt), "updated_at": date(c.UpdatedAt), "reactions": reactionsJSON(at, c.Reactions),
 		"html_url":  s.pageURL("%s/pull/%d#issuecomment-%d", p.Repository, p.Number, c.ID),
-		"url":       s.apiURL("repos/%s/issues/comments/%d", p.Repository, c.ID),
+		"url":       at,
 		"issue_url": s.apiURL("repos/%s/issues/%d", p.Repository, p.Number),
 	}
 }
 
 func (s *Server) reviewJSON(p *pull, r *review) object {
-	page := s.pageURL("%s/pull/%d", p.Repository, p.Number)
+	page := fmt.Sprintf("%s#pullrequestreview-%d", s.pageURL("%s/pull/%d", p.Repository, p.Number), r.ID)
+	pull := s.apiURL("repos/%s/pulls/%d", p.Repository, p.Number)
 	return object{
 		"id": r.ID, "node_id": fmt.Sprintf("PRR_%d", r.ID), "user": s.login(r.Author), "body": r.Body, "state": r.State,
 		"commit_id": r.CommitSHA, "submitted_at": date(r.SubmittedAt), "author_association": "MEMBER",
-		"html_url":         fmt.Sprintf("%s#pullrequestreview-%d", page, r.ID),
-		"pull_request_url": s.apiURL("repos/%s/pulls/%d", p.Repository, p.Number),
+		"html_url": page, "pull_request_url": pull, "_links": links(object{"html": page, "pull_request": pull}),
 	}
 }
 
 func (s *Server) inlineJSON(p *pull, c *reviewComment) object {
+	at := s.apiURL("repos/%s/pulls/comments/%d", p.Repository, c.ID)
 	o := object{
 		"id": c.ID, "node_id": fmt.Sprintf("PRRC_%d", c.ID), "pull_request_review_id": c.Review, "user": s.login(c.Author), "body": c.Body,
 		"path": c.Path, "line": c.Line, "original_line": c.Line, "side": c.Side, "start_line": nil, "subject_type": "line",
+		"position": c.Position, "original_position": c.Position, "diff_hunk": c.DiffHunk, "start_side": nil, "original_start_line": nil,
 		"commit_id": c.CommitSHA, "original_commit_id": c.CommitSHA, "author_association": "MEMBER",
-		"created_at": date(c.CreatedAt), "updated_at": date(c.UpdatedAt), "reactions": reactionsJSON(c.Reactions),
+		"created_at": date(c.CreatedAt), "updated_at": date(c.UpdatedAt), "reactions": reactionsJSON(at, c.Reactions),
 		"html_url":         s.pageURL("%s/pull/%d#discussion_r%d", p.Repository, p.Number, c.ID),
-		"url":              s.apiURL("repos/%s/pulls/comments/%d", p.Repository, c.ID),
+		"url":              at,
 		"pull_request_url": s.apiURL("repos/%s/pulls/%d", p.Repository, p.Number),
 	}
+	o["_links"] = links(object{"self": o["url"], "html": o["html_url"], "pull_request": o["pull_request_url"]})
 	if c.ReplyTo != 0 {
 		o["in_reply_to_id"] = c.ReplyTo
 	}
@@ -242,20 +255,20 @@ func (s *Server) gitCommitJSON(r *repository, c gitCommit) object {
 	}
 	return object{
 		"sha": c.SHA, "message": c.Message, "author": stampJSON(c.Author), "committer": stampJSON(c.Committer),
-		"tree": object{"sha": c.Tree}, "parents": parents, "url": s.apiURL("repos/%s/git/commits/%s", r.fullName(), c.SHA),
+		"tree": object{"sha": c.Tree, "url": s.apiURL("repos/%s/git/trees/%s", r.fullName(), c.Tree)}, "comment_count": 0, "parents": parents, "url": s.apiURL("repos/%s/git/commits/%s", r.fullName(), c.SHA),
 		"html_url":     s.pageURL("%s/commit/%s", r.fullName(), c.SHA),
-		"verification": object{"verified": false, "reason": "unsigned", "signature": nil, "payload": nil},
+		"verification": object{"verified": false, "reason": "unsigned", "signature": nil, "payload": nil, "verified_at": nil},
 	}
 }
 
 func (s *Server) commitJSON(r *repository, c gitCommit) object {
 	inner := s.gitCommitJSON(r, c)
-	o := object{
+	at := s.apiURL("repos/%s/commits/%s", r.fullName(), c.SHA)
+	return object{
 		"sha": c.SHA, "node_id": "C_" + c.SHA, "commit": inner, "parents": inner["parents"],
 		"author": s.accountJSON(s.accountOf(c.Author.Email)), "committer": s.accountJSON(s.accountOf(c.Committer.Email)),
-		"url": s.apiURL("repos/%s/commits/%s", r.fullName(), c.SHA), "html_url": s.pageURL("%s/commit/%s", r.fullName(), c.SHA),
+		"url": at, "comments_url": at + "/comments", "html_url": s.pageURL("%s/commit/%s", r.fullName(), c.SHA),
 	}
-	return o
 }
 
 func (s *Server) commitsJSON(r *repository, commits []gitCommit) []object {
@@ -271,8 +284,10 @@ func (s *Server) filesJSON(r *repository, sha string, files []changedFile) []obj
 	for _, f := range files {
 		o := object{
 			"filename": f.Name, "status": f.Status, "sha": f.Blob, "additions": f.Additions, "deletions": f.Deletions,
-			"changes":  f.Additions + f.Deletions,
-			"blob_url": s.pageURL("%s/blob/%s/%s", r.fullName(), sha, escapePath(f.Name)),
+			"changes":      f.Additions + f.Deletions,
+			"blob_url":     s.pageURL("%s/blob/%s/%s", r.fullName(), sha, escapePath(f.Name)),
+			"raw_url":      s.pageURL("%s/raw/%s/%s", r.fullName(), sha, escapePath(f.Name)),
+			"contents_url": s.apiURL("repos/%s/contents/%s?ref=%s", r.fullName(), escapePath(f.Name), sha),
 		}
 		if !f.Binary && len(f.Fragments) > 0 {
 			o["patch"] = f.patch()

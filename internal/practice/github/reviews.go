@@ -1,8 +1,11 @@
 package github
 
 import (
-	"net/http"
+	"fmt"
+	"iter"
+	"slices"
 	"strings"
+	"unicode/utf8"
 )
 
 func inlineID(c *reviewComment) int64 { return c.ID }
@@ -30,6 +33,8 @@ type newInline struct {
 	Position         int    // the old way of naming the line, counted in the diff
 	CommitID         string `json:"commit_id"`
 	InReplyTo        int64  `json:"in_reply_to"`
+
+	diffHunk string // found by place
 }
 
 var reviewStates = map[string]string{"APPROVE": "APPROVED", "REQUEST_CHANGES": "CHANGES_REQUESTED", "COMMENT": "COMMENTED"}
@@ -50,15 +55,21 @@ func (s *Server) createReview(c *call) (reply, error) {
 	state := reviewStates[ask.Event]
 	switch {
 	case state == "":
-		return reply{}, invalid("PullRequestReview", "event", "invalid")
-	case state != "COMMENTED" && c.who.account.Login == p.Author:
-		return reply{}, refuse(http.StatusUnprocessableEntity, "Unprocessable Entity: Can not approve or request changes on your own pull request")
+		return reply{}, unreviewable("Variable $event of type PullRequestReviewEvent was provided invalid value")
+	case state == "APPROVED" && c.who.account.Login == p.Author:
+		return reply{}, unreviewable("Can not approve your own pull request")
+	case state == "CHANGES_REQUESTED" && c.who.account.Login == p.Author:
+		return reply{}, unreviewable("Can not request changes on your own pull request")
 	case state != "APPROVED" && ask.Body == "" && len(ask.Comments) == 0:
-		return reply{}, invalid("PullRequestReview", "body", "missing_field")
+		return reply{}, unreviewable("Body can't be blank")
 	}
-	for _, m := range ask.Comments {
-		if err := s.checkInline(c, p, &m); err != nil {
+	for i := range ask.Comments {
+		trouble, err := s.place(c, p, &ask.Comments[i])
+		if err != nil {
 			return reply{}, err
+		}
+		if trouble != "" {
+			return reply{}, unreviewable(sentences[trouble])
 		}
 	}
 	r := s.addReview(p, c.who.account, state, ask.Body)
@@ -78,77 +89,127 @@ func (s *Server) addReview(p *pull, who *account, state, body string) *review {
 	return r
 }
 
-// checkInline refuses a comment on a file or line that the diff does not have.
-func (s *Server) checkInline(c *call, p *pull, m *newInline) error {
-	if strings.TrimSpace(m.Body) == "" {
-		return invalid("PullRequestReviewComment", "body", "missing_field")
+// unfit is why a comment cannot be made.
+type unfit string
+
+const (
+	noBody unfit = "body"
+	noPath unfit = "path"
+	noLine unfit = "line"
+	long   unfit = "long"
+)
+
+// sentences say so of the comments of a review.
+var sentences = map[unfit]string{
+	noBody: "Body can't be blank",
+	noPath: "Pull request review thread path is invalid and Pull request review thread diff hunk can't be blank",
+	long:   fmt.Sprintf("Body is too long (maximum is %d characters)", maxText),
+	noLine: "Pull request review thread line must be part of the diff and Pull request review thread diff hunk can't be blank",
+}
+
+// refusal says so of a comment by itself.
+func (m unfit) refusal() error {
+	const kind, thread = "PullRequestReviewComment", "pull_request_review_thread."
+	e := invalid(kind, "body", "missing_field")
+	switch m {
+	case long:
+		return invalidField(kind, "body", fmt.Sprintf("is too long (maximum is %d characters)", maxText))
+	case noPath:
+		e = invalid(kind, thread+"path", "invalid")
+	case noLine:
+		e = invalidField(kind, thread+"line", "must be part of the diff")
+	}
+	if m != noBody {
+		e.errors = append(e.errors, object{"resource": kind, "field": thread + "diff_hunk", "code": "missing_field"})
+	}
+	return e
+}
+
+func textTrouble(body string) unfit {
+	switch {
+	case strings.TrimSpace(body) == "":
+		return noBody
+	case utf8.RuneCountInString(body) > maxText:
+		return long
+	}
+	return ""
+}
+
+// place finds the line of a comment in the diff and completes what it says of it.
+func (s *Server) place(c *call, p *pull, m *newInline) (unfit, error) {
+	if trouble := textTrouble(m.Body); trouble != "" {
+		return trouble, nil
 	}
 	if m.Side == "" {
 		m.Side = "RIGHT"
 	}
 	files, err := s.files(c.ctx(), p)
 	if err != nil {
-		return err
+		return "", err
 	}
-	for _, f := range files {
-		if f.Name != m.Path {
-			continue
-		}
-		if m.Line == 0 {
-			m.Line = f.lineAt(m.Position)
-		}
-		if !f.shows(m.Line, m.Side) {
-			return invalid("PullRequestReviewComment", "pull_request_review_thread.line", "must be part of the diff")
-		}
-		return nil
+	at := slices.IndexFunc(files, func(f changedFile) bool { return f.Name == m.Path })
+	if at < 0 {
+		return noPath, nil
 	}
-	return invalid("PullRequestReviewComment", "pull_request_review_thread.path", "could not be resolved")
+	for l := range files[at].lines() {
+		if m.Line == 0 && l.position == m.Position || m.Line != 0 && l.on(m.Side) == m.Line {
+			if m.Line == 0 && l.new == 0 {
+				m.Side = "LEFT"
+			}
+			m.Line, m.Position, m.diffHunk = l.on(m.Side), l.position, l.hunk
+			return "", nil
+		}
+	}
+	return noLine, nil
 }
 
-// shows says whether the diff of the file contains a line of one side.
-func (f changedFile) shows(line int, side string) bool {
-	for _, fragment := range f.Fragments {
-		from, n := fragment.NewPosition, fragment.NewLines
-		if side == "LEFT" {
-			from, n = fragment.OldPosition, fragment.OldLines
-		}
-		if int64(line) >= from && int64(line) < from+n {
-			return true
-		}
-	}
-	return false
+// diffLine is a line that a file's diff shows.
+type diffLine struct {
+	old, new int    // its numbers, 0 on the side that does not have it
+	position int    // counted in the diff's lines after its first hunk header
+	hunk     string // its hunk, ending with it
 }
 
-// lineAt turns a position, counted in the diff's lines after its first hunk
-// header, into a line of the new file; 0 if there is none.
-func (f changedFile) lineAt(position int) int {
-	at := 0
-	for i, fragment := range f.Fragments {
-		if i > 0 {
-			at++ // its header
-		}
-		line := fragment.NewPosition - 1
-		for _, l := range fragment.Lines {
-			at++
-			if l.New() {
-				line++
-			}
-			if at == position {
-				return int(line)
+func (l diffLine) on(side string) int {
+	if side == "LEFT" {
+		return l.old
+	}
+	return l.new
+}
+
+// lines are those of the file's diff.
+func (f changedFile) lines() iter.Seq[diffLine] {
+	return func(yield func(diffLine) bool) {
+		l := diffLine{position: -1} // the first header is before all lines
+		for _, fragment := range f.Fragments {
+			l.position++
+			l.hunk = hunkHeader(fragment)
+			before, after := int(fragment.OldPosition)-1, int(fragment.NewPosition)-1
+			for _, text := range fragment.Lines {
+				l.position++
+				l.hunk += "\n" + strings.TrimRight(text.String(), "\n")
+				l.old, l.new = 0, 0
+				if text.Old() {
+					before++
+					l.old = before
+				}
+				if text.New() {
+					after++
+					l.new = after
+				}
+				if !yield(l) {
+					return
+				}
 			}
 		}
 	}
-	return 0
 }
 
 func (s *Server) addInline(p *pull, r *review, who *account, ask newInline) *reviewComment {
 	now := s.now().UTC()
 	m := &reviewComment{
 		ID: s.nextID(), Pull: p.key(), Review: r.ID, ReplyTo: ask.InReplyTo, Author: who.Login, Body: ask.Body,
-		Path: ask.Path, Line: ask.Line, Side: ask.Side, CommitSHA: p.HeadSHA, CreatedAt: now, UpdatedAt: now,
-	}
-	if m.Side == "" {
-		m.Side = "RIGHT"
+		Path: ask.Path, Line: ask.Line, Side: ask.Side, Position: ask.Position, DiffHunk: ask.diffHunk, CommitSHA: p.HeadSHA, CreatedAt: now, UpdatedAt: now,
 	}
 	s.inline.put(idKey(m.ID), m)
 	s.touch(p)
@@ -179,7 +240,15 @@ func (s *Server) getReview(c *call) (reply, error) {
 
 func (s *Server) inlineWhere(c *call, p *pull, want func(*reviewComment) bool) (reply, error) {
 	list := []object{}
-	for _, m := range sorted(s.inline, func(m *reviewComment) bool { return m.Pull == p.key() && want(m) }, inlineID) {
+	all := sorted(s.inline, func(m *reviewComment) bool { return m.Pull == p.key() && want(m) }, inlineID)
+	q := c.r.URL.Query()
+	if q.Get("sort") == "updated" {
+		slices.SortStableFunc(all, func(a, b *reviewComment) int { return a.UpdatedAt.Compare(b.UpdatedAt) })
+	}
+	if q.Get("sort") != "" && q.Get("direction") == "desc" { // it is ignored without the other
+		slices.Reverse(all)
+	}
+	for _, m := range all {
 		list = append(list, s.inlineJSON(p, m))
 	}
 	return ok(c.page(list)), nil
@@ -214,8 +283,10 @@ func (s *Server) createReviewComment(c *call) (reply, error) {
 	if ask.InReplyTo != 0 {
 		return s.replyIn(c, p, ask.InReplyTo, ask.Body)
 	}
-	if err := s.checkInline(c, p, &ask); err != nil {
+	if trouble, err := s.place(c, p, &ask); err != nil {
 		return reply{}, err
+	} else if trouble != "" {
+		return reply{}, trouble.refusal()
 	}
 	r := s.addReview(p, c.who.account, "COMMENTED", "")
 	return created(s.inlineJSON(p, s.addInline(p, r, c.who.account, ask))), nil
@@ -239,11 +310,12 @@ func (s *Server) replyIn(c *call, p *pull, to int64, body string) (reply, error)
 	switch {
 	case top == nil || top.Pull != p.key() || top.ReplyTo != 0:
 		return reply{}, errNotFound
-	case strings.TrimSpace(body) == "":
-		return reply{}, invalid("PullRequestReviewComment", "body", "missing_field")
+	case textTrouble(body) != "":
+		return reply{}, textTrouble(body).refusal()
 	}
 	r := s.addReview(p, c.who.account, "COMMENTED", "")
-	m := s.addInline(p, r, c.who.account, newInline{Body: body, Path: top.Path, Line: top.Line, Side: top.Side, InReplyTo: top.ID})
+	m := s.addInline(p, r, c.who.account, newInline{Body: body, Path: top.Path, Line: top.Line, Side: top.Side, Position: top.Position,
+		diffHunk: top.DiffHunk, InReplyTo: top.ID})
 	return created(s.inlineJSON(p, m)), nil
 }
 
@@ -277,8 +349,11 @@ func (s *Server) editReviewComment(c *call) (reply, error) {
 	if err := c.body(&ask); err != nil {
 		return reply{}, err
 	}
-	if !c.own(m.Author) {
+	switch {
+	case !c.own(m.Author):
 		return reply{}, errForbidden
+	case textTrouble(ask.Body) != "":
+		return reply{}, textTrouble(ask.Body).refusal()
 	}
 	m.Body, m.UpdatedAt = ask.Body, s.now().UTC()
 	s.inline.put(idKey(m.ID), m)

@@ -3,6 +3,7 @@ package github
 import (
 	"net/http"
 	"regexp"
+	"slices"
 )
 
 // need is the right that a route asks for.
@@ -20,6 +21,8 @@ func (n need) wrongKind(is callerKind) error {
 		return refuse(http.StatusUnauthorized, "A JSON web token could not be decoded")
 	case is == anonymous:
 		return refuse(http.StatusUnauthorized, "Requires authentication")
+	case slices.Contains(n.any, "checks"):
+		return refuse(http.StatusForbidden, "You must authenticate via a GitHub App.")
 	case n.kinds[0] == byInstallation:
 		return refuse(http.StatusForbidden, "You must authenticate with an installation access token in order to list repositories for an installation.")
 	}
@@ -165,9 +168,8 @@ func (s *Server) routeChecks(in func(method, path string, n need, h handler)) {
 	in("PATCH", "/check-runs/{id}", write("checks").only(byInstallation), s.updateCheck)
 	in("POST", "/statuses/{sha}", write("statuses"), s.createStatus)
 	in("GET", "/actions/runs", read("actions"), s.listRuns)
-	in("GET", "/actions/runs/{id}", read("actions"), s.noSuchRun)
-	in("GET", "/actions/runs/{id}/jobs", read("actions"), s.noSuchRun)
-	in("POST", "/actions/runs/{id}/rerun-failed-jobs", read("actions"), s.noSuchRun)
-	in("GET", "/actions/jobs/{id}", read("actions"), s.noSuchRun)
+	in("GET", "/actions/runs/{id}", read("actions"), s.getRun)
+	in("GET", "/actions/runs/{id}/jobs", read("actions"), s.runJobs)
+	in("GET", "/actions/jobs/{id}", read("actions"), s.getJob)
 	in("GET", "/actions/jobs/{id}/logs", read("actions"), s.jobLogs)
 }
