@@ -52,6 +52,11 @@
 // only read. SetRole changes that. What somebody may not see is 404, what they
 // may see but not do is 403.
 //
+// # Reviews
+//
+// A comment is on a line of the diff and moves along with it when the branch is
+// pushed. When the line itself changes the comment is outdated: its line is null.
+//
 // # Webhooks
 //
 // Run sends them, signed, in the order in which things happened, each once:

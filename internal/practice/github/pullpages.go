@@ -93,7 +93,7 @@ func (s *Server) conversation(pr *pull) []said {
 		}
 	}
 	for _, c := range sorted(s.inline, func(c *reviewComment) bool { return c.Pull == pr.key() }, inlineID) {
-		all = append(all, said{By: s.accounts.get(c.Author), At: c.CreatedAt, Verb: "commented on", Body: c.Body, Path: c.Path, Line: c.Line})
+		all = append(all, said{By: s.accounts.get(c.Author), At: c.CreatedAt, Verb: "commented on", Body: c.Body, Path: c.Path, Line: c.Original.Line})
 	}
 	slices.SortStableFunc(all, func(a, b said) int { return a.At.Compare(b.At) })
 	return all

@@ -123,15 +123,22 @@ type reviewComment struct {
 	Author    string
 	Body      string
 	Path      string
-	Line      int
+	Line      int // 0: outdated, the line was changed
 	Side      string
 	Position  int    // of the line in the file's diff, from 1
-	DiffHunk  string // of the diff, to the line
-	CommitSHA string
-	Resolved  bool // of the thread, kept at its first comment
+	CommitSHA string // to which Line and Position belong
+	Original  placed // where it was made
+	DiffHunk  string // of the diff then, to the line
+	Resolved  bool   // of the thread, kept at its first comment
 	Reactions []reaction
 	CreatedAt time.Time
 	UpdatedAt time.Time
+}
+
+// placed is a line of a diff.
+type placed struct {
+	Line, Position int
+	CommitSHA      string
 }
 
 type checkRun struct {

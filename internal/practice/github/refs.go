@@ -87,6 +87,9 @@ func (s *Server) noticePull(ctx context.Context, r *repository, p *pull, who *ac
 	}
 	s.pulls.put(p.key(), p)
 	if p.Head == branch && before != sha {
+		if err := s.followLines(ctx, r, p); err != nil {
+			return err
+		}
 		s.emitPull("synchronize", p, who, object{"before": before, "after": sha})
 	}
 	return nil

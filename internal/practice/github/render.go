@@ -28,6 +28,14 @@ func orNull(s string) any {
 	return s
 }
 
+// orNone is a number, or null instead of 0.
+func orNone(n int) any {
+	if n == 0 {
+		return nil
+	}
+	return n
+}
+
 func (s *Server) accountJSON(a *account) object {
 	if a == nil {
 		return nil
@@ -210,9 +218,9 @@ func (s *Server) inlineJSON(p *pull, c *reviewComment) object {
 	at := s.apiURL("repos/%s/pulls/comments/%d", p.Repository, c.ID)
 	o := object{
 		"id": c.ID, "node_id": fmt.Sprintf("PRRC_%d", c.ID), "pull_request_review_id": c.Review, "user": s.login(c.Author), "body": c.Body,
-		"path": c.Path, "line": c.Line, "original_line": c.Line, "side": c.Side, "start_line": nil, "subject_type": "line",
-		"position": c.Position, "original_position": c.Position, "diff_hunk": c.DiffHunk, "start_side": nil, "original_start_line": nil,
-		"commit_id": c.CommitSHA, "original_commit_id": c.CommitSHA, "author_association": "MEMBER",
+		"path": c.Path, "line": orNone(c.Line), "original_line": c.Original.Line, "side": c.Side, "start_line": nil, "subject_type": "line",
+		"position": orNone(c.Position), "original_position": c.Original.Position, "diff_hunk": c.DiffHunk, "start_side": nil, "original_start_line": nil,
+		"commit_id": c.CommitSHA, "original_commit_id": c.Original.CommitSHA, "author_association": "MEMBER",
 		"created_at": date(c.CreatedAt), "updated_at": date(c.UpdatedAt), "reactions": reactionsJSON(at, c.Reactions),
 		"html_url":         s.pageURL("%s/pull/%d#discussion_r%d", p.Repository, p.Number, c.ID),
 		"url":              at,

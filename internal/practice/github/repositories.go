@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"maps"
 	"net/http"
+	"net/url"
 	"regexp"
 	"slices"
 	"strings"
@@ -334,9 +335,14 @@ func withoutOwner(r *repository, name string) string {
 
 func (s *Server) fileJSON(r *repository, rev string, e entry) object {
 	kind := map[string]string{"blob": "file", "tree": "dir", "commit": "submodule"}[e.Kind]
-	return object{"type": kind, "name": e.Name, "path": e.Path, "sha": e.SHA, "size": e.Size,
-		"url":      s.apiURL("repos/%s/contents/%s?ref=%s", r.fullName(), escapePath(e.Path), rev),
-		"html_url": s.pageURL("%s/blob/%s/%s", r.fullName(), escapePath(rev), escapePath(e.Path))}
+	git := map[string]string{"blob": "blobs", "tree": "trees", "commit": "trees"}[e.Kind]
+	at := object{
+		"self": s.apiURL("repos/%s/contents/%s?ref=%s", r.fullName(), escapePath(e.Path), url.QueryEscape(rev)),
+		"git":  s.apiURL("repos/%s/git/%s/%s", r.fullName(), git, e.SHA),
+		"html": s.pageURL("%s/blob/%s/%s", r.fullName(), escapePath(rev), escapePath(e.Path)),
+	}
+	return object{"type": kind, "name": e.Name, "path": e.Path, "sha": e.SHA, "size": e.Size, "_links": at,
+		"url": at["self"], "git_url": at["git"], "html_url": at["html"], "download_url": nil} // files are not served raw
 }
 
 func (s *Server) getContents(c *call) (reply, error) {

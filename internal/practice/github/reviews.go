@@ -34,7 +34,8 @@ type newInline struct {
 	CommitID         string `json:"commit_id"`
 	InReplyTo        int64  `json:"in_reply_to"`
 
-	diffHunk string // found by place
+	original placed // found by place
+	diffHunk string
 }
 
 var reviewStates = map[string]string{"APPROVE": "APPROVED", "REQUEST_CHANGES": "CHANGES_REQUESTED", "COMMENT": "COMMENTED"}
@@ -151,16 +152,18 @@ func (s *Server) place(c *call, p *pull, m *newInline) (unfit, error) {
 	if at < 0 {
 		return noPath, nil
 	}
-	for l := range files[at].lines() {
-		if m.Line == 0 && l.position == m.Position || m.Line != 0 && l.on(m.Side) == m.Line {
-			if m.Line == 0 && l.new == 0 {
-				m.Side = "LEFT"
-			}
-			m.Line, m.Position, m.diffHunk = l.on(m.Side), l.position, l.hunk
-			return "", nil
-		}
+	l, found := lineIn(files[at:], m.Path, func(l diffLine) bool {
+		return m.Line == 0 && l.position == m.Position || m.Line != 0 && l.on(m.Side) == m.Line
+	})
+	if !found {
+		return noLine, nil
 	}
-	return noLine, nil
+	if m.Line == 0 && l.new == 0 {
+		m.Side = "LEFT"
+	}
+	m.Line, m.Position, m.diffHunk = l.on(m.Side), l.position, l.hunk
+	m.original = placed{m.Line, m.Position, p.HeadSHA}
+	return "", nil
 }
 
 // diffLine is a line that a file's diff shows.
@@ -209,7 +212,8 @@ func (s *Server) addInline(p *pull, r *review, who *account, ask newInline) *rev
 	now := s.now().UTC()
 	m := &reviewComment{
 		ID: s.nextID(), Pull: p.key(), Review: r.ID, ReplyTo: ask.InReplyTo, Author: who.Login, Body: ask.Body,
-		Path: ask.Path, Line: ask.Line, Side: ask.Side, Position: ask.Position, DiffHunk: ask.diffHunk, CommitSHA: p.HeadSHA, CreatedAt: now, UpdatedAt: now,
+		Path: ask.Path, Line: ask.Line, Side: ask.Side, Position: ask.Position, CommitSHA: p.HeadSHA,
+		Original: ask.original, DiffHunk: ask.diffHunk, CreatedAt: now, UpdatedAt: now,
 	}
 	s.inline.put(idKey(m.ID), m)
 	s.touch(p)
@@ -315,7 +319,7 @@ func (s *Server) replyIn(c *call, p *pull, to int64, body string) (reply, error)
 	}
 	r := s.addReview(p, c.who.account, "COMMENTED", "")
 	m := s.addInline(p, r, c.who.account, newInline{Body: body, Path: top.Path, Line: top.Line, Side: top.Side, Position: top.Position,
-		diffHunk: top.DiffHunk, InReplyTo: top.ID})
+		original: top.Original, diffHunk: top.DiffHunk, InReplyTo: top.ID})
 	return created(s.inlineJSON(p, m)), nil
 }
 

@@ -9,7 +9,7 @@ import addFormats from "ajv-formats";
 
 const file = createRequire(import.meta.url).resolve("@octokit/openapi/generated/api.github.com.json");
 const description = JSON.parse(readFileSync(file), asJSONSchema);
-const ajv = addFormats(new Ajv({ strict: false, allErrors: true })).addSchema(description, "github");
+const ajv = addFormats(new Ajv({ strict: false, allErrors: true, verbose: true })).addSchema(description, "github");
 
 // asJSONSchema says OpenAPI's "nullable" in the words of JSON Schema.
 function asJSONSchema(_, value) {
@@ -26,6 +26,10 @@ const routes = Object.keys(description.paths)
 
 // These can happen anywhere and are described for few routes.
 const anywhere = [401, 403, 404, 422];
+
+// GitHub answers null here for outdated comments, which its description does not say
+// (github.com/github/rest-api-description/issues/5568).
+const undescribed = /^\/\d+\/(line|position)$/;
 
 export const driven = new Set(); // routes that answered as wanted
 export const differences = new Set();
@@ -62,7 +66,8 @@ function compare(response, request, format) {
   if (!is || format) return;
   const validate = ajv.getSchema(is) ?? ajv.compile({ $ref: is });
   if (validate(response.data)) return;
-  for (const e of validate.errors) differences.add(`${name} ${response.status}: ${e.instancePath.replace(/\/\d+/g, "/N")} ${e.message}`);
+  const news = validate.errors.filter((e) => !undescribed.test(e.instancePath) || e.data !== null);
+  for (const e of news) differences.add(`${name} ${response.status}: ${e.instancePath.replace(/\/\d+/g, "/N")} ${e.message}`);
 }
 
 // client is Octokit with a token.

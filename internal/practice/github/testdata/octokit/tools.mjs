@@ -152,6 +152,15 @@ async function reviews() {
   };
 }
 
+async function outdated() {
+  const { data: file } = await alice.repos.getContent({ ...here, ref: branch, path: "a.txt" });
+  const content = Buffer.from("zero\none\n2\nthree\n").toString("base64");
+  const pushed = await alice.repos.createOrUpdateFileContents({ ...here, branch, path: "a.txt", message: "Count", content, sha: file.sha });
+  const now = pushed.data.commit.sha;
+  said.outdated = (await alice.pulls.listReviewComments(pull)).data.map((c) =>
+    [c.body, c.line, c.original_line, c.position, c.original_position, c.commit_id === now, c.original_commit_id === sha]);
+}
+
 async function conversation() {
   const ids = [];
   for (const body of ["First.", "Second.", "Third."]) ids.push((await app.issues.createComment({ ...issue, body })).data.id);
@@ -182,10 +191,10 @@ async function conversation() {
 }
 
 async function merging() {
-  said.merged = (await bob.pulls.merge({ ...pull, merge_method: "squash", sha })).data.merged;
+  said.merged = (await bob.pulls.merge({ ...pull, merge_method: "squash" })).data.merged;
   said.isMerged = (await alice.pulls.checkIfMerged(pull)).status;
   said.mergeRefused = await refused(bob.pulls.merge(pull));
 }
 
-for (const story of [pullRequests, checks, statuses, jobs, reviews, conversation, merging]) await story();
+for (const story of [pullRequests, checks, statuses, jobs, reviews, conversation, outdated, merging]) await story();
 console.log(JSON.stringify({ said, driven: [...driven].sort(), differences: [...differences].sort() }));
