@@ -20,7 +20,7 @@ type toolsSaid struct {
 func TestAnswersToOctokitAreAsGitHubDescribesThem(t *testing.T) {
 	t.Parallel()
 	p := open(t, Options{})
-	p.commit("octokit/tools", "a.txt", "one\ntwo\nthree\n")
+	p.commit("octokit/tools", "a.txt", "one\ntwo\nthree\n4\n5\n6\n7\n8\n9\n10\n")
 	sha := p.commit("octokit/tools", "b.txt", "four\n")
 	for _, job := range []struct{ name, conclusion string }{{"build", "success"}, {"test", "failure"}} {
 		if err := p.RunJob("acme/greeter", sha, job.name, job.conclusion, job.name+": "+job.conclusion+"\n"); err != nil {

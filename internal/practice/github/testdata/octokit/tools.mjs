@@ -153,8 +153,9 @@ async function reviews() {
 }
 
 async function outdated() {
+  await bob.pulls.createReviewComment({ ...pull, commit_id: sha, path: "a.txt", line: 10, body: "Ten?" });
   const { data: file } = await alice.repos.getContent({ ...here, ref: branch, path: "a.txt" });
-  const content = Buffer.from("zero\none\n2\nthree\n").toString("base64");
+  const content = Buffer.from("zero\none\n2\nthree\n4\n5\n6\n7\n8\n9\n10\n").toString("base64");
   const pushed = await alice.repos.createOrUpdateFileContents({ ...here, branch, path: "a.txt", message: "Count", content, sha: file.sha });
   const now = pushed.data.commit.sha;
   said.outdated = (await alice.pulls.listReviewComments(pull)).data.map((c) =>
