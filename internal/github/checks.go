@@ -155,20 +155,26 @@ func (t *tail) Write(p []byte) (int, error) {
 
 // statuses reads commit statuses as checks.
 func (at commit) statuses(ctx context.Context) ([]sessions.Check, error) {
-	all, _, err := at.c.Repositories.GetCombinedStatus(ctx, at.owner, at.name, at.sha, &gh.ListOptions{PerPage: perPage})
-	if err != nil {
-		return nil, err
-	}
+	o := &gh.ListOptions{PerPage: perPage}
 	var checks []sessions.Check
-	for _, s := range all.Statuses {
-		check := sessions.Check{Name: s.GetContext(), State: "completed", Conclusion: s.GetState(), Title: s.GetDescription(), URL: s.GetTargetURL()}
-		switch s.GetState() {
-		case "pending":
-			check.State, check.Conclusion = "in_progress", ""
-		case "error":
-			check.Conclusion = "failure"
+	for {
+		page, resp, err := at.c.Repositories.GetCombinedStatus(ctx, at.owner, at.name, at.sha, o)
+		if err != nil {
+			return nil, err
 		}
-		checks = append(checks, check)
+		for _, s := range page.Statuses {
+			check := sessions.Check{Name: s.GetContext(), State: "completed", Conclusion: s.GetState(), Title: s.GetDescription(), URL: s.GetTargetURL()}
+			switch s.GetState() {
+			case "pending":
+				check.State, check.Conclusion = "in_progress", ""
+			case "error":
+				check.Conclusion = "failure"
+			}
+			checks = append(checks, check)
+		}
+		if resp.NextPage == 0 {
+			return checks, nil
+		}
+		o.Page = resp.NextPage
 	}
-	return checks, nil
 }

@@ -1,6 +1,7 @@
 package github
 
 import (
+	"fmt"
 	"net/http"
 	"strings"
 	"testing"
@@ -152,9 +153,19 @@ func TestChecksAndStatusesOfACommitAreReadWithWhyTheyFailed(t *testing.T) {
 	if d := by["deploy"]; d.State != "in_progress" || d.Conclusion != "" || d.Title != "waiting" {
 		t.Errorf("deploy: %+v", d)
 	}
+	for i := range perPage {
+		if _, _, err := w.app.client(w.userToken("alice")).Repositories.CreateStatus(ctx, "acme", "greeter", sha,
+			&gh.RepoStatus{State: ptr("success"), Context: ptr(fmt.Sprint("matrix ", i))}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	all := len(got) + perPage
+	if got, err := w.app.Checks(ctx, "acme/greeter", sha); err != nil || len(got) != all {
+		t.Errorf("of %d checks %d are read (%v)", all, len(got), err)
+	}
 	// Without the permission to read logs, the check itself is still told.
 	w.github.Inject(practice.Fault{Method: "GET", Path: "/api/v3/repos/acme/greeter/actions/jobs/", Status: http.StatusForbidden})
-	if got, err := w.app.Checks(ctx, "acme/greeter", sha); err != nil || len(got) != 3 {
+	if got, err := w.app.Checks(ctx, "acme/greeter", sha); err != nil || len(got) != all {
 		t.Errorf("without logs: %+v (%v)", got, err)
 	}
 }
