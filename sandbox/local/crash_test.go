@@ -289,12 +289,12 @@ func TestAnUnprivilegedControlPlane(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
-	program, err := os.ReadFile(os.Args[0])
-	if err != nil {
-		t.Fatal(err)
-	}
 	binary := filepath.Join(dir, "local.test")
-	if err := errors.Join(os.Chmod(dir, 0o755), os.WriteFile(binary, program, 0o755), os.Chown(dir, uid, uid)); err != nil {
+	// By another process: a child that a test starts meanwhile would hold our own file open for writing.
+	if out, err := exec.CommandContext(t.Context(), "cp", os.Args[0], binary).CombinedOutput(); err != nil {
+		t.Fatalf("copying the tests: %v\n%s", err, out)
+	}
+	if err := errors.Join(os.Chmod(dir, 0o755), os.Chmod(binary, 0o755), os.Chown(dir, uid, uid)); err != nil {
 		t.Fatal(err)
 	}
 	cmd := exec.CommandContext(t.Context(), binary, "-test.timeout=5m")

@@ -301,6 +301,26 @@ func testSlow(t *testing.T, s *suite, f Faults) {
 	}
 }
 
+// cutSoon breaks connections a few times in the next moments. Who breaks them for
+// ever is waited for longer and longer.
+func cutSoon(ctx context.Context, f Faults) (over <-chan struct{}) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		tick := time.NewTicker(30 * time.Millisecond)
+		defer tick.Stop()
+		for range 10 {
+			select {
+			case <-tick.C:
+				f.Cut()
+			case <-ctx.Done():
+				return
+			}
+		}
+	}()
+	return done
+}
+
 // testCut does everything while connections break: each call has its whole effect,
 // or says that it may not have, and no box is given up.
 func testCut(t *testing.T, s *suite, f Faults) {
@@ -308,21 +328,6 @@ func testCut(t *testing.T, s *suite, f Faults) {
 	spec.Tags = map[string]string{"run": spec.Name}
 	b := s.start(spec)
 	text := strings.Repeat("0123456789abcdef", 1<<17)
-	done := make(chan struct{})
-	cutting := make(chan struct{})
-	go func() {
-		defer close(cutting)
-		tick := time.NewTicker(30 * time.Millisecond)
-		defer tick.Stop()
-		for {
-			select {
-			case <-tick.C:
-				f.Cut()
-			case <-done:
-				return
-			}
-		}
-	}()
 	final := func(what string, err error) bool {
 		if errors.Is(err, sandbox.ErrGone) || errors.Is(err, sandbox.ErrInvalid) || errors.Is(err, sandbox.ErrRefused) {
 			t.Errorf("%s while connections break: %v", what, err)
@@ -330,6 +335,7 @@ func testCut(t *testing.T, s *suite, f Faults) {
 		return err == nil
 	}
 	for range 5 {
+		cutting := cutSoon(s.ctx, f)
 		var out bytes.Buffer
 		_, err := b.Exec(s.ctx, sandbox.Cmd{Args: []string{"cat"}, Stdin: strings.NewReader(text), Stdout: &out})
 		if final("Exec", err) && out.String() != text {
@@ -343,9 +349,8 @@ func testCut(t *testing.T, s *suite, f Faults) {
 		}
 		_, err = s.p.Attach(s.ctx, b.ID())
 		final("Attach", err)
+		<-cutting
 	}
-	close(done)
-	<-cutting
 	s.sh(b, "true")
 	ref, err := b.Park(s.ctx)
 	if err != nil {
