@@ -135,8 +135,10 @@ func newExchange(q *request) *exchange {
 }
 
 // abortedCall is what OpenCode answers for a tool that it ended itself, because the
-// reply that called it broke off: the reply is asked for again.
-var abortedCall = regexp.MustCompile(`User aborted the command|Tool execution aborted`)
+// reply that called it broke off: the reply is asked for again. It is all that the
+// tool says, or the end of it.
+var abortedCall = regexp.MustCompile(`(?s)<shell_metadata>\s*User aborted the command\s*</shell_metadata>\s*$` +
+	`|^\s*(?:\w*Error: )?(?:Tool execution aborted|(?:This|The) operation was aborted)\W*$`)
 
 // interrupted are the calls of replies that broke off; what they left is not looked
 // at, as if they had not been.

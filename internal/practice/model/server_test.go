@@ -196,7 +196,7 @@ func TestTheNextStepIsComputedFromTheMessagesAlone(t *testing.T) {
 func TestAReplyThatBrokeOffIsGivenAgain(t *testing.T) {
 	t.Parallel()
 	_, url := start(t, map[string]string{"a.txt": twoSteps})
-	for _, left := range []string{"(no output)\\n\\n<shell_metadata>\\nUser aborted the command\\n</shell_metadata>", "Tool execution aborted"} {
+	for _, left := range []string{"(no output)\\n\\n<shell_metadata>\\nUser aborted the command\\n</shell_metadata>", "Tool execution aborted", "AbortError: This operation was aborted"} {
 		got := read(t, post(t, url+"/v1/chat/completions", `{"model":"m1",`+openAITools+`,"messages":[{"role":"user","content":"tidy up"},
 			{"role":"assistant","content":null,"tool_calls":[{"id":"c1","type":"function","function":{"name":"bash","arguments":"{}"}}]},
 			{"role":"tool","tool_call_id":"c1","content":"`+left+`"}]}`))
