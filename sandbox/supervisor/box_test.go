@@ -108,12 +108,18 @@ func (b *box) below() []string {
 // gone waits until no process of the box has the text in its command line.
 func (b *box) gone(text string, within time.Duration) {
 	b.t.Helper()
+	b.eventually("the end of "+text, within, func() bool { return !strings.Contains(strings.Join(b.below(), "\n"), text) })
+}
+
+// eventually waits for something that only /proc shows, which tells nobody.
+func (b *box) eventually(what string, within time.Duration, ok func() bool) {
+	b.t.Helper()
 	deadline := time.Now().Add(within)
-	tick := time.NewTicker(20 * time.Millisecond) // /proc tells nobody
+	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
-	for ; strings.Contains(strings.Join(b.below(), "\n"), text); <-tick.C {
+	for ; !ok(); <-tick.C {
 		if time.Now().After(deadline) {
-			b.t.Fatalf("after %s these run: %q", within, b.below())
+			b.t.Fatalf("%s did not come within %s; these run: %q", what, within, b.below())
 		}
 	}
 }
