@@ -1,6 +1,7 @@
 package local
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -8,6 +9,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -133,6 +135,58 @@ func TestAParkedFilesystemSurvivesTheDeathOfItsBox(t *testing.T) {
 	}
 	if left, err := os.ReadDir(filepath.Join(p.dir, "saved")); err != nil || len(left) > 0 {
 		t.Errorf("left in saved: %v, %v", left, err)
+	}
+}
+
+func TestParkingKeepsTheFilesystemFromWhoeverTidies(t *testing.T) {
+	t.Parallel()
+	p := open(t, Options{})
+	ctx, stop := context.WithCancel(t.Context())
+	tidied := make(chan error)
+	go func() {
+		var err error
+		for err == nil && ctx.Err() == nil {
+			err = p.tidy(context.WithoutCancel(ctx))
+		}
+		tidied <- err
+	}()
+	b := start(t, p)
+	for i := range 10 {
+		sh(t, b, "echo $1 >>/workspace/file", strconv.Itoa(i))
+		ref, err := b.Park(t.Context())
+		if err != nil {
+			t.Fatalf("parking: %v", err)
+		}
+		b = start(t, p, func(s *sandbox.Spec) { s.From = ref })
+	}
+	stop()
+	if err := <-tidied; err != nil {
+		t.Error(err)
+	}
+	if out, _ := sh(t, b, "tr -d '\\n' </workspace/file"); out != "0123456789" {
+		t.Errorf("the file holds %q", out)
+	}
+}
+
+func TestAParkedFilesystemSurvivesTheDeathOfWhoeverParksIt(t *testing.T) {
+	t.Parallel()
+	p := open(t, Options{})
+	b := start(t, p)
+	sh(t, b, "echo work >/workspace/file")
+	dead := process{PID: os.Getpid(), Start: 1, Boot: bootID()}
+	if err := p.updateRecord(t.Context(), b.ID(), func(r *record) { r.Parker = &dead }); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.record.Keeper.kill(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	ref, err := p.Salvage(t.Context(), b.ID())
+	if err != nil {
+		t.Fatalf("salvaging: %v", err)
+	}
+	next := start(t, p, func(s *sandbox.Spec) { s.From = ref })
+	if out, _ := sh(t, next, "cat /workspace/file"); out != "work" {
+		t.Errorf("the file holds %q", out)
 	}
 }
 

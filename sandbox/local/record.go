@@ -26,6 +26,9 @@ type record struct {
 	Continues string `json:"continues,omitempty"`
 	// Owner, if any, is the process without which the box has no use.
 	Owner *process `json:"owner,omitempty"`
+	// Parker, if any, is the process that ends the box to keep its filesystem. As
+	// long as it lives nobody else disposes of that.
+	Parker *process `json:"parker,omitempty"`
 }
 
 // live reports whether the box runs or somebody is making it.

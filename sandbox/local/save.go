@@ -161,6 +161,22 @@ func (b *box) keep(ctx context.Context, ref savedRef, grace time.Duration) (sand
 	if !b.record.Keeper.alive() {
 		return "", b.p.gone(b.record.ID)
 	}
+	self, err := identify(os.Getpid())
+	if err != nil {
+		return "", err
+	}
+	if err := b.p.updateRecord(ctx, b.record.ID, func(r *record) { r.Parker = &self }); err != nil {
+		return "", err
+	}
+	kept, err := b.endAndMove(ctx, ref, grace)
+	if err != nil && !errors.Is(err, sandbox.ErrGone) { // whoever finds it dead may dispose of it
+		err = errors.Join(err, b.p.updateRecord(context.WithoutCancel(ctx), b.record.ID, func(r *record) { r.Parker = nil }))
+	}
+	return kept, err
+}
+
+// endAndMove is keep once nobody else disposes of the box's filesystem.
+func (b *box) endAndMove(ctx context.Context, ref savedRef, grace time.Duration) (sandbox.Ref, error) {
 	if err := b.stop(ctx, grace); err != nil {
 		return "", fmt.Errorf("parking sandbox %s: %w", b.record.Name, err)
 	}
@@ -171,7 +187,7 @@ func (b *box) keep(ctx context.Context, ref savedRef, grace time.Duration) (sand
 	defer unlock()
 	r, err := b.p.readRecord(b.record.ID)
 	if errors.Is(err, fs.ErrNotExist) {
-		return "", b.p.gone(b.record.ID) // killed, or found dead and tidied, by somebody else
+		return "", b.p.gone(b.record.ID) // killed by somebody else
 	}
 	if err != nil {
 		return "", err

@@ -99,6 +99,9 @@ func (p *Provider) discard(ctx context.Context, id string, what fate) error {
 			return nil
 		}
 	}
+	if what == giveBack && r.Parker != nil && r.Parker.alive() {
+		return nil // its filesystem is about to be moved
+	}
 	p.forgetURLs(id)
 	if what == giveBack {
 		if err := errors.Join(p.restoreParked(r), p.leave(r)); err != nil {
