@@ -86,6 +86,9 @@ func (d *deliverer) deliver(ctx context.Context, it sessions.Delivery, t session
 	default:
 		err = d.engine.Abandoned(ctx, it.ID, fmt.Errorf("deliveries of kind %q are unknown here", it.Kind))
 	}
+	if errors.Is(err, sessions.ErrSettled) {
+		return true // what it was for is over
+	}
 	if err != nil {
 		d.recordFailure(ctx, it, c, err)
 	}

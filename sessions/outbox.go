@@ -3,6 +3,7 @@ package sessions
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"time"
 )
@@ -98,10 +99,18 @@ func (e *Engine) Due(ctx context.Context, surface string, limit int) ([]Delivery
 	return due, nil
 }
 
+// ErrSettled says that a delivery is not to be made any more.
+var ErrSettled = errors.New("the delivery is settled")
+
 // Trying records that a delivery is about to be tried, before it is: if the
-// process dies now, the next one sees Unknown and looks for the effect first.
+// process dies now, the next one sees Unknown and looks for the effect first. It
+// returns ErrSettled if the effect is not wanted any more, or is there already.
 func (e *Engine) Trying(ctx context.Context, id int64) error {
-	return e.changeDelivery(ctx, id, `unknown = true, attempts = attempts + 1`)
+	pending, err := e.changeDelivery(ctx, id, `unknown = true, attempts = attempts + 1`)
+	if err == nil && !pending {
+		return ErrSettled
+	}
+	return err
 }
 
 // Delivered records success: where it landed and the log position it showed.
@@ -112,35 +121,41 @@ func (e *Engine) Delivered(ctx context.Context, id int64, remote any, cursor int
 	if err != nil {
 		return fmt.Errorf("encoding where delivery %d landed: %w", id, err)
 	}
-	return e.changeDelivery(ctx, id, `
+	_, err = e.changeDelivery(ctx, id, `
 		remote = $2::jsonb, cursor = greatest(cursor, $3), unknown = false, attempts = 0, error = '',
 		priority = case kind when 'card' then $5 else priority end, next_at = now(),
-		state = case when $4 and not (kind in ('card', 'question') and wanted > $3) then 'done' else 'pending' end, done_at = now()`,
+		state = case when $4 and not (kind in ('card', 'question', 'menu') and wanted > $3) then 'done' else 'pending' end, done_at = now()`,
 		string(data), cursor, done, priorityProgress)
+	return err
 }
 
 // Postponed records a failure that is tried again after a time. unknown says
 // that the effect may have happened.
 func (e *Engine) Postponed(ctx context.Context, id int64, after time.Duration, unknown bool, cause error) error {
-	return e.changeDelivery(ctx, id, `unknown = $2, error = $3, next_at = now() + make_interval(secs => $4)`,
+	_, err := e.changeDelivery(ctx, id, `unknown = $2, error = $3, next_at = now() + make_interval(secs => $4)`,
 		unknown, e.scrub.text(errorText(cause)), seconds(after))
+	return err
 }
 
 // Abandoned records that a delivery can never succeed (channel gone); the cause is logged.
 func (e *Engine) Abandoned(ctx context.Context, id int64, cause error) error {
 	text := e.scrub.text(errorText(cause))
 	e.log.Warn("a delivery can never succeed", "delivery", id, "cause", text)
-	return e.changeDelivery(ctx, id, `state = 'dead', error = $2, done_at = now()`, text)
+	_, err := e.changeDelivery(ctx, id, `state = 'dead', error = $2, done_at = now()`, text)
+	return err
 }
 
 // changeDelivery changes a pending row; one that is done stays as it is.
-func (e *Engine) changeDelivery(ctx context.Context, id int64, set string, args ...any) error {
-	_, err := e.db.ExecContext(ctx, `update outbox set `+set+` where id = $1 and state = 'pending'`,
+func (e *Engine) changeDelivery(ctx context.Context, id int64, set string, args ...any) (pending bool, err error) {
+	res, err := e.db.ExecContext(ctx, `update outbox set `+set+` where id = $1 and state = 'pending'`,
 		append([]any{id}, args...)...)
-	if err != nil {
-		return fmt.Errorf("changing delivery %d: %w", id, err)
+	if err == nil {
+		pending, err = affected(res)
 	}
-	return nil
+	if err != nil {
+		return false, fmt.Errorf("changing delivery %d: %w", id, err)
+	}
+	return pending, nil
 }
 
 func errorText(err error) string {

@@ -142,3 +142,51 @@ func TestASurfaceIsWokenByWhatIsDue(t *testing.T) {
 		}
 	}
 }
+
+func TestAMenuAnsweredWhileItIsPostedIsEditedAfterwards(t *testing.T) { // I6
+	t.Parallel()
+	for _, c := range []struct {
+		when    string
+		posting bool
+	}{{"before it is tried", false}, {"while it is posted", true}} {
+		w := sessionstest.New(t)
+		e := w.Engine()
+		alice := w.Person(e, "Alice")
+		acc := w.Ask(e, alice.ID, "1.0", "make it faster")
+		menu := due(t, e, "menu:"+acc.Session.ID)
+		if menu == nil {
+			t.Fatal("nobody is asked for the repository")
+		}
+		if c.posting {
+			if err := e.Trying(bg, menu.ID); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := e.ChooseRepository(bg, "click", acc.Session.ID, "acme/greeter", alice.ID); err != nil {
+			t.Fatal(err)
+		}
+		if !c.posting {
+			if err := e.Trying(bg, menu.ID); !errors.Is(err, sessions.ErrSettled) {
+				t.Errorf("%s: the question may still be posted (%v)", c.when, err)
+			}
+			continue
+		}
+		if err := e.Delivered(bg, menu.ID, map[string]string{"ts": "5.0"}, 0, true); err != nil {
+			t.Fatal(err)
+		}
+		again := due(t, e, menu.Key)
+		if again == nil || string(again.Remote) != `{"ts": "5.0"}` {
+			t.Fatalf("%s: the question is due as %+v", c.when, again)
+		}
+		s, err := e.Session(bg, acc.Session.ID)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := e.Delivered(bg, menu.ID, map[string]string{"ts": "5.0"}, s.LastSeq, true); err != nil {
+			t.Fatal(err)
+		}
+		if again := due(t, e, menu.Key); again != nil {
+			t.Errorf("%s: the answered question is due as %+v", c.when, again)
+		}
+	}
+}

@@ -119,10 +119,11 @@ func (t *tx) setRepository(ctx context.Context, s Session, repo Repository, why,
 		return fmt.Errorf("setting the repository of %s: %w", s.ID, err)
 	}
 	// A menu that people see gives way to the answer; one that nobody has seen yet
-	// is not needed any more.
+	// is not needed any more. Posting it shows position 0: an answer that comes while it
+	// is posted is past that.
 	_, err = t.ExecContext(ctx, `
 		update outbox set state = case when unknown or remote ? 'ts' then 'pending' else 'done' end, done_at = now(),
-			wanted = cursor + 1, next_at = now(), attempts = 0, body = body || jsonb_build_object('by', $2::text)
+			wanted = greatest(cursor, 0) + 1, next_at = now(), attempts = 0, body = body || jsonb_build_object('by', $2::text)
 		where key = $1 and state in ('pending', 'done')`, "menu:"+s.ID, by)
 	if err != nil {
 		return fmt.Errorf("answering the menu of %s: %w", s.ID, err)
