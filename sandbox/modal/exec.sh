@@ -1,5 +1,7 @@
 # Runs the command "$@" as the user agent, without the variables of the main program.
-# At its end it says on both outputs that all is said; see output.go.
+# At its end it says on both outputs that all is said, also when the command was ended
+# with all of its process group; see output.go.
+trap : HUP INT TERM # not inherited by the command
 for OPENINSPECT_NAME in $OPENINSPECT_BOX_ENV; do
   unset "OPENINSPECT_BOX_ENV_$OPENINSPECT_NAME"
 done

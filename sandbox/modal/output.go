@@ -95,10 +95,10 @@ func (o *output) close() {
 var errCutOff = errors.New("the end of a command's output did not come")
 
 // finish waits for the end of an ended command's output. That of one that was
-// killed, exec.sh with it, and of one without an end, is over when it has been
-// silent for quietTime.
+// killed (SIGKILL), perhaps exec.sh with it, and of one without an end, is over when
+// it has been silent for quietTime.
 func (o *output) finish(ctx context.Context, exit int) error {
-	silent := o.end == nil || exit > 128
+	silent := o.end == nil || exit == exitKilled
 	most := time.Now().Add(outputTime)
 	tick := time.NewTicker(quietTime / 10)
 	defer tick.Stop()

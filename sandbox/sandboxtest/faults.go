@@ -294,6 +294,11 @@ func testSlow(t *testing.T, s *suite, f Faults) {
 	if got := s.sh(b, "echo before; sleep 600 & echo last"); got != "before\nlast" {
 		t.Errorf("a command that leaves a child printed %q", got)
 	}
+	var out bytes.Buffer
+	exit, err := b.Exec(s.ctx, sandbox.Cmd{Args: []string{"sh", "-c", "setsid sleep 600 & echo last; kill -TERM 0"}, Stdout: &out})
+	if err != nil || exit != 128+15 || out.String() != "last\n" {
+		t.Errorf("a command that was ended with its group: exit %d, %v, out %q", exit, err, out.String())
+	}
 	for _, step := range life {
 		if err := step.do(s, b, spec.Tags); err != nil && step.name != "URL" {
 			t.Errorf("%s: %v", step.name, err)
