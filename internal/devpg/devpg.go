@@ -78,17 +78,28 @@ func Start(ctx context.Context, dir string, log *slog.Logger, settings ...string
 	if err != nil {
 		return nil, err
 	}
-	c := &Cluster{log: log, exited: make(chan struct{}), data: data, URL: connectionURL(socket)}
 	logPath := filepath.Join(dir, "postgres.log")
-	cmd := exec.Command(filepath.Join(bin, "postgres"), arguments(data, socket, settings)...)
-	if err := c.launch(cmd, who, logPath); err != nil {
-		return nil, err
+	deadline := time.Now().Add(predecessorWait)
+	for {
+		c := &Cluster{log: log, exited: make(chan struct{}), data: data, URL: connectionURL(socket)}
+		cmd := exec.Command(filepath.Join(bin, "postgres"), arguments(data, socket, settings)...)
+		if err := c.launch(cmd, who, logPath); err != nil {
+			return nil, err
+		}
+		err := c.awaitReady(ctx)
+		if err == nil {
+			return c, nil
+		}
+		if said := tail(logPath); !strings.Contains(said, orphansSaid) || time.Now().After(deadline) || ctx.Err() != nil {
+			return nil, errors.Join(fmt.Errorf("starting Postgres: %w%s", err, said), c.Stop())
+		}
+		<-c.exited
 	}
-	if err := c.awaitReady(ctx); err != nil {
-		return nil, errors.Join(fmt.Errorf("starting Postgres: %w%s", err, tail(logPath)), c.Stop())
-	}
-	return c, nil
 }
+
+// orphansSaid is what Postgres says and ends with while processes of one that was
+// killed still run: they have not noticed yet.
+const orphansSaid = "pre-existing shared memory block"
 
 // Stop shuts the cluster down and waits for it. It may be called twice.
 func (c *Cluster) Stop() error {

@@ -2,6 +2,7 @@ package devpg_test
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"database/sql"
 	"fmt"
@@ -112,6 +113,40 @@ func TestDataSurvivesAStopAndAKill(t *testing.T) {
 	c = start(t, dir) // recovers
 	if got := query(t, c.URL, `select id from kept`); got != "yes" {
 		t.Errorf("after a kill the table has %q", got)
+	}
+}
+
+func TestAKilledClusterIsStartedAgainWhenItsLastProcessHasNoticed(t *testing.T) {
+	t.Parallel()
+	dir := folder(t)
+	c := start(t, dir)
+	slow, err := strconv.Atoi(query(t, c.URL, `select pid::text from pg_stat_activity where backend_type = 'checkpointer'`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	postgres := postgresPID(t, c.URL)
+	for _, kill := range []struct {
+		pid    int
+		signal syscall.Signal
+	}{{slow, syscall.SIGSTOP}, {postgres, syscall.SIGKILL}} {
+		if err := syscall.Kill(kill.pid, kill.signal); err != nil {
+			t.Fatal(err)
+		}
+	}
+	noticed := make(chan error, 1)
+	go func() {
+		said := []byte{}
+		for !bytes.Contains(said, []byte("still in use")) && t.Context().Err() == nil {
+			said, _ = os.ReadFile(filepath.Join(dir, "postgres.log"))
+		}
+		noticed <- syscall.Kill(slow, syscall.SIGCONT)
+	}()
+	again := start(t, dir)
+	if err := <-noticed; err != nil {
+		t.Error(err)
+	}
+	if postgresPID(t, again.URL) == postgres {
+		t.Error("it is the killed one")
 	}
 }
 
