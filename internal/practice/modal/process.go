@@ -124,9 +124,14 @@ func (p *process) write(ctx context.Context, offset uint64, data []byte) error {
 	if closed {
 		return status.Error(codes.FailedPrecondition, "The standard input is closed.")
 	}
-	stop := context.AfterFunc(ctx, func() { p.stdin.SetWriteDeadline(time.Unix(1, 0)) })
+	stopped := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		p.stdin.SetWriteDeadline(time.Unix(1, 0))
+		close(stopped)
+	})
 	n, err := p.stdin.Write(fresh)
 	if !stop() {
+		<-stopped // or the next write would meet the deadline of this one
 		p.stdin.SetWriteDeadline(time.Time{})
 	}
 	p.mu.Lock()
