@@ -98,6 +98,8 @@ type plane struct {
 	deltas  []sandbox.Delta
 	calls   []sandbox.Call
 	uploads []sandbox.Upload
+	busy    int              // files that it cannot take at the moment
+	refused []string         // the ids of these
 	prompts []sandbox.Prompt // to be delivered; one goes to one boot
 	owner   map[string]string
 	stops   []string

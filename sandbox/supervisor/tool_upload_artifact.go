@@ -7,7 +7,9 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"time"
 
+	"github.com/cenkalti/backoff/v5"
 	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
 
@@ -53,10 +55,23 @@ func (s *supervisor) uploadFile(ctx context.Context, _ *turn, args uploadArtifac
 	return s.upload(ctx, filepath.Base(path), data, claimedUpload{Title: args.Title})
 }
 
+// uploadPatience is for how long a file is sent again and again: a control plane that
+// is started anew takes it, once (its id says which it is).
+const uploadPatience = 2 * time.Minute
+
 // upload sends bytes to the control plane.
 func (s *supervisor) upload(ctx context.Context, name string, data []byte, claim claimedUpload) (send any, refused string) {
 	claim.Upload = uuid.NewString()
-	err := s.control.Put(ctx, s.cfg.Token, sandbox.Upload{ID: claim.Upload, Name: name, Data: data})
+	try := func() (struct{}, error) {
+		err := s.control.Put(ctx, s.cfg.Token, sandbox.Upload{ID: claim.Upload, Name: name, Data: data})
+		if errors.As(err, new(*sandbox.RefusedUpload)) {
+			err = backoff.Permanent(err)
+		}
+		return struct{}{}, err
+	}
+	pause := backoff.NewExponentialBackOff()
+	pause.MaxInterval = 5 * time.Second
+	_, err := backoff.Retry(ctx, try, backoff.WithBackOff(pause), backoff.WithMaxElapsedTime(uploadPatience))
 	if no := (*sandbox.RefusedUpload)(nil); errors.As(err, &no) {
 		return nil, no.Text
 	}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"image/png"
 	"os"
 	"path/filepath"
@@ -83,6 +84,11 @@ func (p *plane) takeUpload(_ context.Context, token string, u sandbox.Upload) er
 	if token != testToken || u.Name == "refuse.me" {
 		return &sandbox.RefusedUpload{Text: "It is not taken."}
 	}
+	if p.busy > 0 {
+		p.busy--
+		p.refused = append(p.refused, u.ID)
+		return errors.New("it is being started again")
+	}
 	p.uploads = append(p.uploads, u)
 	return nil
 }
@@ -118,6 +124,7 @@ say
 func TestTheAgentShowsFilesAndNothingOfTheKernels(t *testing.T) { // I7
 	t.Parallel()
 	p := newPlane(t, uploadScript)
+	p.busy = 2
 	b := p.newBox()
 	p.prompt("p1", "show the chart", "Alice")
 	b.start()
@@ -138,7 +145,10 @@ func TestTheAgentShowsFilesAndNothingOfTheKernels(t *testing.T) { // I7
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if len(p.uploads) != 1 || p.uploads[0].Name != "chart.txt" || string(p.uploads[0].Data) != "chart" {
-		t.Errorf("the control plane got %d files, first %+v", len(p.uploads), p.uploads)
+		t.Fatalf("the control plane got %d files, first %+v", len(p.uploads), p.uploads)
+	}
+	if id := p.uploads[0].ID; !slices.Equal(p.refused, []string{id, id}) {
+		t.Errorf("the file came as %q first, and as %s then", p.refused, id)
 	}
 	var claim claimedUpload
 	if len(p.calls) != 1 || json.Unmarshal(p.calls[0].Args, &claim) != nil || claim.Upload != p.uploads[0].ID || claim.Title != "The chart" {
