@@ -110,8 +110,22 @@ func startRig(t testing.TB, change func(*practice)) *rig {
 	})
 	r := &rig{TB: t, practice: p}
 	r.start()
-	t.Cleanup(func() { r.stop() })
+	t.Cleanup(func() {
+		if t.Failed() {
+			r.logEvents()
+		}
+		r.stop()
+	})
 	return r
+}
+
+// logEvents shows what happened last in all sessions.
+func (r *rig) logEvents() {
+	var last []string
+	err := r.db.Select(&last, `select to_char(created_at, 'HH24:MI:SS.MS ') || session_id || ' ' || seq || ' ' || kind || ' ' || left(body::text, 300)
+		from events order by created_at desc, seq desc limit 150`)
+	slices.Reverse(last)
+	r.Logf("the last events (%v):\n%s", err, strings.Join(last, "\n"))
 }
 
 // start runs the practice until stop, and waits for practice.json.

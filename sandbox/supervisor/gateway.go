@@ -41,7 +41,10 @@ type gateway struct {
 	pushes  pushes
 	priming atomic.Bool // OpenCode is being primed: its requests to the model are answered here
 
+	modelSaid atomic.Int64 // when a model said something last, in nanoseconds of Unix time
+
 	doors     *httputil.ReverseProxy
+	models    *httputil.ReverseProxy // as doors; see wholeCalls
 	egress    *httputil.ReverseProxy
 	splices   sync.WaitGroup
 	ended     chan struct{} // closed when serve ends
@@ -58,19 +61,23 @@ func newGateway(control sandbox.Control, token, toolKey, addr string, log *slog.
 		held: func() <-chan struct{} { return nil }}
 	g.transport = control.Transport()
 	g.transport.DialContext = g.dial
+	said := slog.NewLogLogger(log.Handler(), slog.LevelInfo)
 	g.doors = &httputil.ReverseProxy{
 		Rewrite: func(r *httputil.ProxyRequest) {
 			r.SetURL(control.URL)
 			g.sign(r)
 		},
-		Transport: g.transport, FlushInterval: -1, ErrorHandler: g.unreachable,
+		Transport: g.transport, FlushInterval: -1, ErrorHandler: g.unreachable, ErrorLog: said,
 	}
+	models := *g.doors
+	models.ModifyResponse = g.holdCalls
+	g.models = &models
 	through := control.Transport()
 	through.DialContext = g.dial
 	through.Proxy = http.ProxyURL(control.URL)
 	g.egress = &httputil.ReverseProxy{
 		Rewrite:   g.sign,
-		Transport: through, FlushInterval: -1, ErrorHandler: g.unreachable,
+		Transport: through, FlushInterval: -1, ErrorHandler: g.unreachable, ErrorLog: said,
 	}
 	return g, nil
 }
@@ -123,7 +130,7 @@ func (g *gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			g.hold(w, r, held)
 			return
 		}
-		g.doors.ServeHTTP(w, r)
+		g.models.ServeHTTP(w, r)
 	case strings.HasPrefix(r.URL.Path, sandbox.ToolsPath):
 		g.doors.ServeHTTP(w, r)
 	case r.URL.Path == gatePath:

@@ -1,13 +1,16 @@
 package supervisor
 
 import (
+	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+	"testing/fstest"
 	"time"
 
+	"openinspect/internal/practice/model"
 	"openinspect/sandbox"
 )
 
@@ -149,4 +152,23 @@ func TestAToolThatSaysNothingForLongIsAlive(t *testing.T) {
 		t.Errorf("settled as %+v", end)
 	}
 	b.gone("sleep 40", 20*time.Second)
+}
+
+// A call that the model writes for longer than it may say nothing is a sign of life.
+func TestAModelThatWritesALongCallIsAlive(t *testing.T) {
+	t.Parallel()
+	p := newPlane(t)
+	long := strings.Repeat("a long line of the file ", 11)
+	slow, err := model.New(model.Options{Key: modelKey, Log: slog.New(slog.DiscardHandler), Pace: 600 * time.Millisecond,
+		Scripts: fstest.MapFS{"00.txt": {Data: []byte("match write it\nstep\ncall bash\n\tcommand: echo '" + long + "' >it\n\nstep\nsay\n\tWritten.\n")}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.model = slow
+	p.welcome.ModelSilence = 6 * time.Second
+	p.newBox().start()
+	p.prompt("p1", "write it", "Alice")
+	if end := p.settled("p1"); end.Outcome != sandbox.OutcomeCompleted || end.Answer != "Written." {
+		t.Errorf("settled as %+v", end)
+	}
 }

@@ -78,8 +78,9 @@ func (s *supervisor) converse(ctx context.Context, t *turn) error {
 	asked := newID("msg_")
 	c := &conversation{
 		turn: t, agent: agent, session: session, asked: asked, events: sub.events, opened: sub.opened,
-		limits: limits{total: s.welcome.PromptTimeout, silence: s.welcome.ModelSilence},
-		script: newTranscript(session, asked, s.repo.dir, t.emit, t.delta),
+		modelSaid: func() time.Time { return time.Unix(0, s.gateway.modelSaid.Load()) },
+		limits:    limits{total: s.welcome.PromptTimeout, silence: s.welcome.ModelSilence},
+		script:    newTranscript(session, asked, s.repo.dir, t.emit, t.delta),
 	}
 	given := time.Now()
 	if err := s.ask(ctx, c, t.body(s.settings.provider(), model, asked)); err != nil {

@@ -230,9 +230,11 @@ type conversation struct {
 	session string
 	asked   string
 	limits  limits
-	events  <-chan event
-	opened  <-chan struct{} // the event stream was opened again: look for what was missed
-	script  *transcript
+	// modelSaid is when a model said something last that OpenCode may not know yet.
+	modelSaid func() time.Time
+	events    <-chan event
+	opened    <-chan struct{} // the event stream was opened again: look for what was missed
+	script    *transcript
 
 	missed   bool      // the event stream broke: the transcript may lack something
 	progress time.Time // the model's or a tool's last sign of life
@@ -303,7 +305,7 @@ func (c *conversation) overdue() error {
 	switch {
 	case time.Since(c.began) > c.limits.total:
 		return fmt.Errorf("the prompt took longer than %s", c.limits.total.Round(time.Second))
-	case c.script.busyTools == 0 && time.Since(c.progress) > c.limits.silence:
+	case c.script.busyTools == 0 && min(time.Since(c.progress), time.Since(c.modelSaid())) > c.limits.silence:
 		if c.retry != "" {
 			return fmt.Errorf("the model did not answer for %s; its provider said: %s", c.limits.silence.Round(time.Second), c.retry)
 		}
