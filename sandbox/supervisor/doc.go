@@ -24,13 +24,13 @@
 //     which would mix a second prompt into the first, never gets one while busy.
 //   - I3: a turn settles once, and nothing of the agent's is reported after that;
 //     commits and pushes are, because they follow it.
+//   - I6: a reply that breaks off, because the control plane is killed in it, say, has
+//     called no tool: OpenCode asks for it again, and would run the tool twice (reply.go).
 //   - I7: the box's token is in the supervisor's memory alone. The gateway adds it;
 //     children do not inherit it; /proc does not show it to them.
 //   - I9: every wait has a deadline. Silence within a running tool is work; silence
 //     of the model is failure after Welcome.ModelSilence. What the model says is heard
 //     in the gateway: OpenCode tells nothing of a call until it is written.
-//   - I6: a reply that breaks off, because the control plane is killed in it, say, has
-//     called no tool: OpenCode asks for it again, and would run the tool twice (reply.go).
 //   - I11: what changed during a turn is committed under its author before the next
 //     turn begins, and commits of another author made during it are rewritten.
 //     What people made and the agent merged in stays theirs; authorship.go says how
