@@ -189,6 +189,7 @@ func (r *rig) kill(pid int) {
 }
 
 func TestABrokenSandboxIsToldAndTheNextPromptWorks(t *testing.T) {
+	t.Parallel()
 	r := faultRig(t)
 	for _, c := range []struct{ name, kill, reason string }{
 		{"OpenCode is killed", "opencode serve", "The agent's program ended unexpectedly"},
@@ -206,6 +207,7 @@ func TestABrokenSandboxIsToldAndTheNextPromptWorks(t *testing.T) {
 }
 
 func TestAPracticeThatIsStoppedLeavesNothingRunningAndGoesOnLater(t *testing.T) {
+	t.Parallel()
 	r := faultRig(t)
 	channel := r.channel("greeter")
 	running := r.runningPrompt()
@@ -251,6 +253,7 @@ func TestAPracticeThatIsStoppedLeavesNothingRunningAndGoesOnLater(t *testing.T) 
 }
 
 func TestAModelThatDoesNotWorkEndsThePromptWithItsReason(t *testing.T) {
+	t.Parallel()
 	r := faultRig(t, "MODEL_SILENCE=15s")
 	for _, c := range []struct {
 		kind   practicemodel.FaultKind
@@ -292,6 +295,7 @@ func TestASetupScriptThatDoesNotWorkIsTold(t *testing.T) {
 }
 
 func TestSlackRefusingAndFailingIsNotSeenInTheThread(t *testing.T) {
+	t.Parallel()
 	r := faultRig(t)
 	channel := r.channel("greeter")
 	s := r.practice.slack

@@ -118,6 +118,7 @@ var buildMoments = []moment{
 }
 
 func TestAControlPlaneKilledAtAnyMomentOfABuildLeavesNothingBehind(t *testing.T) {
+	t.Parallel()
 	r := imageRig(t)
 	for i, m := range buildMoments {
 		id := fmt.Sprintf("killed%d", i)

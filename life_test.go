@@ -26,6 +26,7 @@ func (r *rig) saved() []string {
 // Somebody presses Ctrl-C: in the middle of the very first boot, with a snapshot
 // taken, and with a sandbox that continues a parked one.
 func TestCtrlCLosesAndLeavesNothing(t *testing.T) {
+	t.Parallel()
 	r := startRig(t, func(p *practice) { p.extraEnv = append(p.extraEnv, "SNAPSHOT_AFTER=1s") })
 	channel := r.channel("greeter")
 	thread := r.say("alice", channel, "", "@inspect explain acme/greeter")

@@ -27,6 +27,7 @@ say
 `}
 
 func TestThePullRequestOfAPersonWithoutGitHubWaitsUntilTheyConnectIt(t *testing.T) {
+	t.Parallel()
 	r := startRig(t, func(p *practice) { p.scripts = pullScripts.write(t) })
 	channel := r.channel("greeter")
 	ask := func(r *rig) (thread, session string) {

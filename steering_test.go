@@ -150,6 +150,7 @@ func (r *rig) cardOf(channel, thread, prompt string) slackMessage {
 }
 
 func TestStoppingEndsTheCommandAndTheQueueGoesOn(t *testing.T) {
+	t.Parallel()
 	r := faultRig(t)
 	channel, page := r.channel("greeter"), r.signIn("bob")
 	ways := []struct {
