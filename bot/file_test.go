@@ -76,6 +76,7 @@ func TestWithoutTheScopeForFilesALinkIsPosted(t *testing.T) {
 	tw := newTown(t, photographer(t), noFiles)
 	ts := tw.say(tw.alice, "", tw.mention("look at acme/greeter"))
 	m := tw.see(ts, "📎")
+	tw.see(ts, "That is how it looks.") // the agent has its result
 	if !strings.Contains(shows(m), "https://inspect.test/artifacts/") || strings.Contains(shows(m), "<!here>") {
 		t.Errorf("the link is %s", shows(m))
 	}
