@@ -3,6 +3,7 @@ package bot
 import (
 	"encoding/json"
 	"testing"
+	"time"
 
 	"openinspect/sessions"
 	"openinspect/sessions/sessionstest"
@@ -24,6 +25,7 @@ func (tw *town) spares(repository string) int {
 func TestASandboxIsMadeReadyWhileSlackIsAskedWhatWasSaidBefore(t *testing.T) {
 	t.Parallel()
 	tw := newTown(t, withSpares)
+	tw.slack.SetLatency(methodReplies, time.Second) // of which the sandbox makes use
 	root := tw.say(tw.bob, "", "The greeting is wrong.")
 	tw.say(tw.alice, root, tw.mention("mend it in acme/greeter"))
 	tw.see(root, "done: ")
