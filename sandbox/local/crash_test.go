@@ -38,6 +38,18 @@ var scripts = map[string]func(context.Context, *Provider) error{
 		<-ctx.Done()
 		return nil
 	},
+	// parks a box that takes a second to end once it was asked to, which its
+	// workspace shows; waits to be killed.
+	"park": func(ctx context.Context, p *Provider) error {
+		program := `trap 'touch /workspace/asked; sleep 1; exit' TERM; while :; do sleep 0.1; done`
+		b, err := p.Start(ctx, sandbox.Spec{Name: "slow to end", Command: []string{"/bin/sh", "-c", program}})
+		if err != nil {
+			return err
+		}
+		fmt.Println(b.ID())
+		_, err = b.Park(ctx)
+		return err
+	},
 	// goes through everything again and again; its killer picks the moment.
 	"everything": func(ctx context.Context, p *Provider) error {
 		fmt.Println("begun")
@@ -177,7 +189,45 @@ func TestAKilledControlPlaneLeaksNothing(t *testing.T) {
 				t.Fatalf("killing a listed box: %v", err)
 			}
 		}
+		tidyOnce(t, p)
 		wantNothing(t, p)
+	}
+}
+
+// TestABoxThatEndsAfterTheOneWhoParkedItIsTidied is a control plane that is killed
+// between its order to end and the end: the next one finds the box alive.
+func TestABoxThatEndsAfterTheOneWhoParkedItIsTidied(t *testing.T) {
+	t.Parallel()
+	dir := filepath.Join(t.TempDir(), "sandboxes")
+	cmd, id := controlPlane(t, "park", dir)
+	eventually(t, "the box is asked to end", func() bool {
+		_, err := os.Stat(filepath.Join(dir, "boxes", id, "fs", "workspace", "asked"))
+		return err == nil
+	})
+	cmd.Process.Kill()
+	cmd.Wait()
+	p := open(t, Options{Dir: dir})
+	tidyOnce(t, p)
+	wantNothing(t, p)
+	ref, err := p.Salvage(t.Context(), id)
+	if err != nil {
+		t.Fatalf("salvaging what was to be parked: %v", err)
+	}
+	b := start(t, p, func(s *sandbox.Spec) { s.From = ref })
+	if _, exit := sh(t, b, "test -e /workspace/asked"); exit != 0 {
+		t.Error("the files of the box are lost")
+	}
+	if err := b.Kill(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// tidyOnce is what Run does every minute, once all boxes have ended that are about to.
+func tidyOnce(t *testing.T, p *Provider) {
+	t.Helper()
+	wantNoProcess(t, p)
+	if err := errors.Join(p.tidy(t.Context()), p.emptyTrash()); err != nil {
+		t.Fatal(err)
 	}
 }
 
@@ -211,18 +261,24 @@ func TestABoxWithoutOrdersEnds(t *testing.T) {
 // wantNothing fails if a process of a box or a directory of one is left.
 func wantNothing(t *testing.T, p *Provider) {
 	t.Helper()
-	program, err := os.Stat(p.program)
-	if err != nil {
-		t.Fatal(err)
-	}
-	// A keeper without orders is on its way out.
-	eventually(t, "the end of all processes of boxes", func() bool { return len(processesOf(p.dir, program)) == 0 })
+	wantNoProcess(t, p)
 	for _, name := range []string{"boxes", "tmp", "trash"} {
 		left, err := os.ReadDir(filepath.Join(p.dir, name))
 		if err != nil || len(left) > 0 {
 			t.Errorf("left in %s: %v, %v", name, left, err)
 		}
 	}
+}
+
+// wantNoProcess waits for the end of all processes of boxes: a keeper without orders,
+// or one that has to end, is on its way out.
+func wantNoProcess(t *testing.T, p *Provider) {
+	t.Helper()
+	program, err := os.Stat(p.program)
+	if err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the end of all processes of boxes", func() bool { return len(processesOf(p.dir, program)) == 0 })
 }
 
 // processesOf finds processes that run the program of boxes or hold a file of
