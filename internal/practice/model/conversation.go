@@ -3,7 +3,6 @@ package model
 import (
 	"encoding/json"
 	"regexp"
-	"slices"
 	"strings"
 )
 
@@ -110,7 +109,7 @@ func newExchange(q *request) *exchange {
 	if m := workingLine.FindStringSubmatch(q.system); m != nil {
 		x.Dir = m[1]
 	}
-	names, interrupted := map[string]string{}, q.interrupted()
+	names := map[string]string{}
 	for _, t := range q.turns {
 		switch t.role {
 		case "user":
@@ -118,45 +117,17 @@ func newExchange(q *request) *exchange {
 				x.Prompt, x.replies, x.results = prompt, 0, nil
 			}
 		case "assistant":
-			if len(t.calls) > 0 && !interrupted[t.calls[0].id] {
+			if len(t.calls) > 0 {
 				x.replies++
 			}
 			for _, c := range t.calls {
 				names[c.id] = c.name
 			}
 		case "tool":
-			if interrupted[t.callID] {
-				continue
-			}
 			x.results = append(x.results, result{tool: names[t.callID], output: t.text})
 		}
 	}
 	return x
-}
-
-// abortedCall is what OpenCode answers for a tool that it ended itself, because the
-// reply that called it broke off: the reply is asked for again. It is all that the
-// tool says, or the end of it.
-var abortedCall = regexp.MustCompile(`(?s)<shell_metadata>\s*User aborted the command\s*</shell_metadata>\s*$` +
-	`|^\s*(?:\w*Error: )?(?:Tool execution aborted|(?:This|The) operation was aborted)\W*$`)
-
-// interrupted are the calls of replies that broke off; what they left is not looked
-// at, as if they had not been.
-func (q *request) interrupted() map[string]bool {
-	aborted, all := map[string]bool{}, map[string]bool{}
-	for _, t := range q.turns {
-		if t.role == "tool" && abortedCall.MatchString(t.text) {
-			aborted[t.callID] = true
-		}
-	}
-	for _, t := range q.turns {
-		if slices.ContainsFunc(t.calls, func(c toolCall) bool { return aborted[c.id] }) {
-			for _, c := range t.calls {
-				all[c.id] = true
-			}
-		}
-	}
-	return all
 }
 
 // Result returns the latest output of the named tool since the prompt, or "".

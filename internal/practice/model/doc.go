@@ -63,8 +63,7 @@
 // Nothing is remembered between requests. The step to serve is the number of
 // replies with tool calls that the request's own messages hold since its last
 // user prompt, counted over the steps that can be served: a step all of whose
-// tools are not offered is left out. A reply whose tools were aborted, because it
-// broke off, is not counted: it is given again. A retried, repeated or resumed request
+// tools are not offered is left out. A retried, repeated or resumed request
 // therefore gets the same answer, and a restart of this server is not noticed.
 // The last step of a script calls no tool.
 //
