@@ -91,7 +91,7 @@
 //
 // Files: accept, steer (edit, cancel, stop, retry), repository, naming, choose,
 // archive are what people ask for; bridge, actor, parts, calls are the actor;
-// start, park, snapshot, saved, reaper, carry, charge, watch, exit are the
+// start, park, snapshot, saved, reaper, carry, charge, watch, tending, exit are the
 // sandbox's life, spares what waits for a session, images_* what both begin from;
 // settings, variables, equip, kept, toolservers, openports are what administrators
 // set and what follows from it;

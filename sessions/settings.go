@@ -84,6 +84,10 @@ type Skill struct {
 	Text        string `json:"text"` // Markdown
 }
 
+// Placement says whether the provider of sandboxes heeds Settings.CPU and
+// Settings.Regions. They are kept in any case: the provider may change.
+func (e *Engine) Placement() bool { return e.cfg.Provider.Caps().Placement }
+
 // ReadSettings returns what is set for one repository, or for ForAll, and the
 // version to change it from.
 func (e *Engine) ReadSettings(ctx context.Context, repository string) (Settings, int64, error) {

@@ -9,7 +9,7 @@ import (
 func TestASilenceCountsFromWhenItIsSeenNotFromTheLastHeartbeat(t *testing.T) { // I9
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		since := silences{}
+		var since silences
 		// The machine slept: by Postgres's clock the box was last heard an hour ago.
 		heard := time.Now().Add(-time.Hour)
 		if d := since.of("s1", heard); d != 0 {

@@ -5,18 +5,16 @@ import (
 	"errors"
 	"fmt"
 	"math"
-
-	"openinspect/sandbox"
 )
 
 // keepSpares holds as many spares of each busy repository as its recent starts
-// suggest, ends those that are over, and the boxes of those that have ended.
-// The watcher calls it, on one replica at a time.
+// suggest, and ends those that are over. The watcher calls it, on one replica at a
+// time.
 func (e *Engine) keepSpares(ctx context.Context) error {
 	if e.cfg.MaxSpares <= 0 {
 		return nil
 	}
-	return errors.Join(e.endOldSpares(ctx), e.endSilentSpares(ctx), e.killEndedSpares(ctx), e.fillPool(ctx))
+	return errors.Join(e.endOldSpares(ctx), e.endSilentSpares(ctx), e.fillPool(ctx))
 }
 
 // busyStarts is how many sessions have to begin on a repository within an hour
@@ -83,7 +81,7 @@ func (e *Engine) endSparesWhere(ctx context.Context, condition string, arg float
 }
 
 // killEndedSpares ends the boxes of spares that nobody took, and forgets old rows.
-func (e *Engine) killEndedSpares(ctx context.Context) error {
+func (e *Engine) killEndedSpares(ctx context.Context, boxes *tending) error {
 	var ended []struct {
 		ID  string `db:"id"`
 		Box string `db:"box"`
@@ -91,24 +89,23 @@ func (e *Engine) killEndedSpares(ctx context.Context) error {
 	if err := e.db.SelectContext(ctx, &ended, `select id, box from spares where state = 'ended' and box <> ''`); err != nil {
 		return fmt.Errorf("looking for boxes of spare sandboxes to end: %w", err)
 	}
-	failed := each(ended, func(s struct {
-		ID  string `db:"id"`
-		Box string `db:"box"`
-	}) error {
-		asking, cancel := context.WithTimeout(ctx, providerCall)
-		defer cancel()
-		box, err := e.cfg.Provider.Attach(asking, s.Box)
-		if err == nil {
-			err = box.Kill(asking)
-		}
-		if err != nil && !errors.Is(err, sandbox.ErrGone) {
-			return fmt.Errorf("ending the box of spare sandbox %s: %w", s.ID, err)
-		}
-		_, err = e.db.ExecContext(ctx, `update spares set box = '' where id = $1`, s.ID)
-		return err
-	})
+	for _, s := range ended {
+		boxes.begin(s.ID, func() error {
+			err := e.killBox(ctx, s.Box)
+			if err == nil {
+				_, err = e.db.ExecContext(ctx, `update spares set box = '' where id = $1`, s.ID)
+			}
+			if err != nil {
+				return fmt.Errorf("ending the box of spare sandbox %s: %w", s.ID, err)
+			}
+			return nil
+		})
+	}
 	_, err := e.db.ExecContext(ctx, `delete from spares where ended_at < now() - interval '7 days' and (state = 'taken' or box = '')`)
-	return errors.Join(failed, err)
+	if err != nil {
+		return fmt.Errorf("forgetting old spare sandboxes: %w", err)
+	}
+	return nil
 }
 
 // orphanedSpare says whether a box that was started as a spare is wanted by
