@@ -118,6 +118,7 @@ type Caps struct {
 	Name        string
 	MaxLifetime time.Duration // 0: no limit
 	Builds      bool          // Build works
+	Placement   bool          // Spec.CPU and Spec.Regions have an effect: boxes do not just share the control plane's machine
 	CPU         float64       // cores of a box whose Spec says nothing; 0: as many as the machine has
 	MemMiB      int           // memory of a box whose Spec says nothing; 0: no limit
 	Price       Price

@@ -21,6 +21,7 @@ type settingsPage struct {
 	API        string               // where changes go
 	Version    int64
 	Own, All   sessions.Settings // Own is All on the page of all
+	Placement  bool              // cores and regions have an effect
 	Variables  []sessions.Variable
 	Inherited  []sessions.Variable // those for all that the repository does not have itself
 	Changes    []sessions.SettingChange
@@ -48,7 +49,7 @@ const changesShown = 30
 
 // settingsOf reads what the page of a repository, or of all, shows.
 func (s *Server) settingsOf(ctx context.Context, v viewer, repository string) (settingsPage, error) {
-	p := settingsPage{Title: "Settings", Viewer: v.Person, CanLink: s.cfg.GitHub != nil, API: "/api/settings"}
+	p := settingsPage{Title: "Settings", Viewer: v.Person, CanLink: s.cfg.GitHub != nil, API: "/api/settings", Placement: s.engine.Placement()}
 	var err error
 	if repository != sessions.ForAll {
 		if p.Repository, err = s.repository(ctx, repository); err != nil {

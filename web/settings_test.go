@@ -53,7 +53,7 @@ func TestAnAdministratorSetsWhatARepositoryNeeds(t *testing.T) {
 		document.querySelector('#images').value === 'no' && document.querySelector('#spares').value === 'no'`)
 	html := alice.page("/repositories/acme/greeter")
 	for _, want := range []string{"NPM_TOKEN", "Secret", "set by Alice Ahmed", `value="Shop"`, "https://mcp.linear.app/mcp",
-		"set the secret NPM_TOKEN", "changed memory, instructions, ports, whether there are images, whether there are warm sandboxes, tools"} {
+		"CPU and regions are kept, and have no effect", "set the secret NPM_TOKEN", "changed memory, instructions, ports, whether there are images, whether there are warm sandboxes, tools"} {
 		if !strings.Contains(html, want) {
 			t.Errorf("the page does not show %q", want)
 		}

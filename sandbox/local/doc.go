@@ -49,7 +49,7 @@
 // the Ref names the filesystem again, as the box left it. What other boxes leave that
 // die by themselves can be salvaged for a day. Kill forgets both.
 //
-// Not done: Spec.CPU is not enforced, the machine's scheduler shares it out.
+// Not done: Spec.CPU is not enforced, the machine's scheduler shares it out (Caps.Placement).
 // Spec.MemMiB is enforced by the keeper, which measures each second and kills
 // the largest process of a box that is over; a faster allocation is not caught.
 //

@@ -173,7 +173,7 @@ func (p *Provider) Check(ctx context.Context) (string, error) {
 // Caps implements sandbox.Provider.
 func (p *Provider) Caps() sandbox.Caps {
 	return sandbox.Caps{
-		Name: "modal", MaxLifetime: p.o.Lifetime, Builds: true,
+		Name: "modal", MaxLifetime: p.o.Lifetime, Builds: true, Placement: true,
 		CPU: p.o.CPU, MemMiB: p.o.MemMiB, Price: price,
 	}
 }

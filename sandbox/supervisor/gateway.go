@@ -141,11 +141,16 @@ func (g *gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			http.Error(w, "the agent's key is missing", http.StatusUnauthorized)
 			return
 		}
+		r.Body = http.MaxBytesReader(w, r.Body, mostToolRequest)
 		g.tools.ServeHTTP(w, r)
 	default:
 		http.Error(w, "the sandbox's gateway serves /git/, /model/ and proxy requests", http.StatusNotFound)
 	}
 }
+
+// mostToolRequest bounds one request of the agent to the supervisor's tools, in bytes.
+// Files are named in it, not contained.
+const mostToolRequest = 4 << 20
 
 // hold keeps a request to the model from being made. Whoever made it is about to
 // be interrupted, and better waits for that than fails.

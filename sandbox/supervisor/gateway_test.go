@@ -139,3 +139,28 @@ func TestTheGatewayServesTheAgentsToolsToTheAgentAlone(t *testing.T) {
 		}
 	}
 }
+
+func TestARequestToTheToolsIsBounded(t *testing.T) {
+	t.Parallel()
+	g := startGateway(t, "http://127.0.0.1:1")
+	g.tools = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if _, err := io.Copy(io.Discard, r.Body); err != nil {
+			http.Error(w, err.Error(), http.StatusRequestEntityTooLarge)
+		}
+	})
+	for size, want := range map[int]int{mostToolRequest: 200, mostToolRequest + 1: 413} {
+		r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, g.url()+"/mcp", strings.NewReader(strings.Repeat("x", size)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.Header.Set("Authorization", "Bearer key")
+		resp, err := http.DefaultClient.Do(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		if resp.StatusCode != want {
+			t.Errorf("%d bytes were answered %s", size, resp.Status)
+		}
+	}
+}
