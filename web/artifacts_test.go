@@ -2,6 +2,8 @@ package web
 
 import (
 	"bytes"
+	"image"
+	imagepng "image/png"
 	"io"
 	"net/http"
 	"strings"
@@ -133,7 +135,11 @@ func TestTheSessionsPageSaysWhichFilesAreDeleted(t *testing.T) {
 	r := newRig(t)
 	alice := r.signIn(t, "alice")
 	s := alice.scribe("Greet")
-	gone, kept := s.file("gone.png", "image/png", png), s.file("kept.png", "image/png", png)
+	var dot bytes.Buffer
+	if err := imagepng.Encode(&dot, image.NewGray(image.Rect(0, 0, 1, 1))); err != nil {
+		t.Fatal(err)
+	}
+	gone, kept := s.file("gone.png", "image/png", png), s.file("kept.png", "image/png", dot.Bytes())
 	if _, err := r.DB.Exec(`update artifact_files set data = '', gone_at = now() where artifact = $1`, gone); err != nil {
 		t.Fatal(err)
 	}
@@ -152,6 +158,8 @@ func TestTheSessionsPageSaysWhichFilesAreDeleted(t *testing.T) {
 	if page := alice.page(sessionPath(s)); !strings.Contains(page, `gone.png</a> <span class="dim">(deleted)`) || strings.Contains(page, `kept.png</a> <span class="dim">(deleted)`) {
 		t.Error("the page does not say which file is deleted")
 	}
+	page := alice.open(sessionPath(s))
+	page.until(`Array.from(document.querySelectorAll('#log .picture'), (p) => p.textContent || p.querySelector('img').naturalWidth).join() === 'This picture cannot be shown.,1'`)
 }
 
 func must[T any](v T, err error) T {

@@ -14,6 +14,11 @@ export function fragment(html) {
   return t.content;
 }
 
+// notThere takes the place of a picture that was not loaded; its link tells why.
+function notThere(img) {
+  img.closest('.picture')?.replaceChildren('This picture cannot be shown.');
+}
+
 export class Transcript {
   constructor(log, partsBox, session, last) {
     this.log = log;
@@ -24,6 +29,10 @@ export class Transcript {
     this.finished = new Set();
     for (const el of partsBox.querySelectorAll('[data-part]')) {
       this.parts.set(el.dataset.part, { el: el.querySelector('.stream'), row: el, bytes: encode(el.textContent) });
+    }
+    log.addEventListener('error', (e) => notThere(e.target), true);
+    for (const img of log.querySelectorAll('.picture img')) {
+      if (img.complete && !img.naturalWidth) notThere(img); // before we listened
     }
     this.watchStubs();
   }
