@@ -3,6 +3,7 @@ package supervisor
 import (
 	"bufio"
 	"bytes"
+	"encoding/json"
 	"errors"
 	"io"
 	"net/http"
@@ -23,6 +24,7 @@ type wholeCalls struct {
 	lines *bufio.Reader
 	out   []byte // may be read
 	held  []byte
+	event int   // where in held the event begins that is not whole yet
 	calls bool  // the reply calls tools
 	end   error // of the reply; nil: not yet
 }
@@ -37,8 +39,25 @@ const mostHeld = 16 << 20
 // escaped.
 var callsTool = regexp.MustCompile(`"tool_calls"\s*:\s*\[\s*\{|"type"\s*:\s*"(?:tool_use|function_call)"`)
 
-// saysError finds the event with which a reply breaks off in order.
-var saysError = regexp.MustCompile(`^data:\s*\{\s*"(?:error"|type"\s*:\s*"error")`)
+// breaksOff says whether an event breaks the reply off, so that OpenCode asks again:
+// the error of a protocol, those of routers and servers of others' models ({"choices":
+// […], "error": {…}}, {"object": "error", …}), and what is no JSON.
+func breaksOff(event []byte) bool {
+	var data []byte
+	for line := range bytes.Lines(event) {
+		if text, is := bytes.CutPrefix(line, []byte("data:")); is {
+			data = append(data, text...)
+		}
+	}
+	if data = bytes.TrimSpace(data); len(data) == 0 || string(data) == "[DONE]" {
+		return false
+	}
+	var e struct{ Type, Object, Error any }
+	if json.Unmarshal(data, &e) != nil {
+		return true
+	}
+	return e.Type == "error" || e.Object == "error" || e.Error != nil
+}
 
 // aPing finds what Anthropic sends while its model says nothing.
 var aPing = regexp.MustCompile(`^data:\s*\{\s*"type"\s*:\s*"ping"`)
@@ -50,6 +69,7 @@ const comment = ":\n"
 func (g *gateway) holdCalls(res *http.Response) error {
 	if strings.HasPrefix(res.Header.Get("Content-Type"), "text/event-stream") {
 		says := func() { g.modelSaid.Store(time.Now().UnixNano()) }
+		res.Header.Del("Content-Length") // comments are added
 		res.Body = &wholeCalls{body: res.Body, says: says, lines: bufio.NewReaderSize(res.Body, 64<<10)}
 	}
 	return nil
@@ -77,25 +97,34 @@ func (w *wholeCalls) arrived() bool {
 // take takes the next line.
 func (w *wholeCalls) take() {
 	line, err := w.lines.ReadBytes('\n')
-	switch {
-	case saysError.Match(line):
-		w.held, w.calls = nil, false // nobody acts on a part of what was meant
-	case callsTool.Match(line):
-		w.calls = true
-	}
+	w.calls = w.calls || callsTool.Match(line)
 	if bytes.HasPrefix(line, []byte("data:")) && !aPing.Match(line) {
 		w.says()
 	}
 	if w.calls {
-		w.held = append(w.held, line...)
-		w.out = append(w.out, comment...)
+		w.hold(line)
 	} else {
 		w.out = append(w.out, line...)
 	}
 	if errors.Is(err, io.EOF) || len(w.held) > mostHeld {
-		w.out, w.held = append(w.out, w.held...), nil
+		w.out, w.held, w.event = append(w.out, w.held...), nil, 0
 	}
 	w.end = err
+}
+
+// hold keeps a line back.
+func (w *wholeCalls) hold(line []byte) {
+	w.held = append(w.held, line...)
+	if len(bytes.TrimSpace(line)) > 0 {
+		w.out = append(w.out, comment...)
+		return
+	}
+	event := w.held[w.event:]
+	w.event = len(w.held)
+	if breaksOff(event) { // nobody acts on a part of what was meant
+		w.out = append(w.out, event...)
+		w.held, w.event, w.calls = nil, 0, false
+	}
 }
 
 // Close implements io.Closer.

@@ -5,6 +5,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"strconv"
 	"strings"
 	"testing"
 )
@@ -31,7 +32,13 @@ var spoken = map[string][3]string{
 
 func TestAReplyThatBreaksOffHasCalledNoTool(t *testing.T) {
 	t.Parallel()
-	const failed = `data: {"error":{"message":"it broke off"}}` + "\n\n"
+	const (
+		failed   = "event: error\n" + `data: {"error":{"message":"it broke off"}}` + "\n\n"
+		byRouter = `data: {"id":"1","choices":[{"delta":{"content":""},"finish_reason":"error"}],"error":{"message":"it broke off"}}` + "\n\n"
+		byServer = `data: {"object":"error","message":"it broke off"}` + "\n\n"
+		garbled  = "data: upstream connect error\n\n"
+		alive    = ": nothing yet\n\n"
+	)
 	for protocol, part := range spoken {
 		for _, c := range []struct {
 			how, sent, read string
@@ -41,7 +48,12 @@ func TestAReplyThatBreaksOffHasCalledNoTool(t *testing.T) {
 			{"cut off in the end", part[1] + part[2], "", true},
 			{"cut off within the call", part[1][:len(part[1])-9], "", true},
 			{"without calls", part[2], part[2], false},
+			{"in its last line", strings.TrimSpace(part[1]), strings.TrimSpace(part[1]), false},
+			{"with signs of life", part[1] + alive + part[2], part[1] + alive + part[2], false},
 			{"failing", part[1] + failed, failed, false},
+			{"failing as a router says", part[1] + byRouter, byRouter, false},
+			{"failing as another server says", part[1] + byServer, byServer, false},
+			{"failing with what is no event", part[1] + garbled, garbled, false},
 		} {
 			t.Run(protocol+" "+c.how, func(t *testing.T) {
 				t.Parallel()
@@ -87,5 +99,30 @@ func TestAReplyThatBreaksOffHasCalledNoTool(t *testing.T) {
 				}
 			})
 		}
+	}
+}
+
+func TestAReplyOfAStatedLengthArrivesWithItsCalls(t *testing.T) {
+	t.Parallel()
+	for protocol, part := range spoken {
+		t.Run(protocol, func(t *testing.T) {
+			t.Parallel()
+			whole := strings.ReplaceAll(strings.Join(part[:], ""), "\n", "\r\n")
+			control := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+				w.Header().Set("Content-Type", "text/event-stream")
+				w.Header().Set("Content-Length", strconv.Itoa(len(whole)))
+				_, _ = io.WriteString(w, whole)
+			}))
+			t.Cleanup(control.Close)
+			res, err := http.Post(startGateway(t, control.URL).url()+"/model/it", "application/json", strings.NewReader("{}"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer res.Body.Close()
+			got, err := io.ReadAll(res.Body)
+			if events := strings.ReplaceAll(string(got), comment, ""); err != nil || events != whole {
+				t.Errorf("it says %q (%v), want %q", got, err, whole)
+			}
+		})
 	}
 }
