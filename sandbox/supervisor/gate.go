@@ -57,6 +57,10 @@ func (s *supervisor) openGate(ctx context.Context, err error) {
 	if err == nil && g.early != nil {
 		err = s.begin(ctx, g.early)
 	}
+	if errors.Is(err, errStopped) { // its end alone: the box is as ready as any
+		s.currentAgent().kill() // see leave
+		err = nil
+	}
 	if err != nil {
 		s.cfg.Log.Error("the boot failed", "err", err)
 		if g.early != nil {

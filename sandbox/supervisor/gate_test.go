@@ -1,6 +1,7 @@
 package supervisor
 
 import (
+	"log/slog"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -175,4 +176,27 @@ func (p *plane) passes(r *http.Request) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return !p.denied
+}
+
+// A stop and the end of the sync may come at the same moment.
+func TestAPromptThatWasStoppedAsTheRepositoryBecameReadySpoilsNoLaterOne(t *testing.T) { // I12
+	t.Parallel()
+	bridge, err := sandbox.NewBridge(sandbox.BridgeConfig{Control: "http://127.0.0.1:1", SpoolDir: t.TempDir()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer bridge.Close()
+	s := &supervisor{cfg: Config{Log: slog.New(slog.DiscardHandler)}, state: t.TempDir(), repo: newGitRig(t).repo,
+		gate: gate{opened: make(chan struct{})}}
+	early := newTurn(sandbox.Prompt{ID: "p1"}, bridge)
+	if err := s.enter(t.Context(), early); err != nil {
+		t.Fatal(err)
+	}
+	early.settle(sandbox.BodySettled{Outcome: sandbox.OutcomeStopped})
+	s.openGate(t.Context(), nil)
+	s.leave(early, true)
+	next := newTurn(sandbox.Prompt{ID: "p2"}, bridge)
+	if err := s.enter(t.Context(), next); err != nil || !next.hasBegun() || early.hasBegun() {
+		t.Errorf("the next prompt cannot begin: %v", err)
+	}
 }
