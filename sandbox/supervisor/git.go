@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -316,12 +317,19 @@ func (r *repository) clearLocks() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	dir := filepath.Join(r.dir, ".git")
-	for _, pattern := range []string{"*.lock", "refs/heads/*.lock", "refs/heads/*/*.lock", "refs/remotes/*/*.lock", "objects/info/*.lock"} {
+	for _, pattern := range []string{"*.lock", "objects/info/*.lock"} {
 		locks, _ := filepath.Glob(filepath.Join(dir, pattern))
 		for _, lock := range locks {
 			_ = os.Remove(lock)
 		}
 	}
+	// No branch's name ends so (git-check-ref-format(1)), however deep it lies.
+	_ = filepath.WalkDir(filepath.Join(dir, "refs"), func(path string, _ fs.DirEntry, _ error) error {
+		if strings.HasSuffix(path, ".lock") {
+			_ = os.Remove(path)
+		}
+		return nil
+	})
 }
 
 // oversized lists changed and new files over maxCommitted, which are left alone,

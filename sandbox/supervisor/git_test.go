@@ -342,3 +342,26 @@ func TestASandboxBeginsWhereTheBranchWasPushedThoughNobodyRecordedIt(t *testing.
 		}
 	}
 }
+
+// A box that is killed while it fetches or pushes leaves locks at its own branch,
+// which lies deeper than others.
+func TestALockThatAKilledGitLeftAtABranchIsInNobodysWay(t *testing.T) {
+	t.Parallel()
+	g := newGitRig(t)
+	g.turn("Alice", "echo b > b.txt")
+	if push := g.repo.push(t.Context()); push.Error != "" {
+		t.Fatal(push.Error)
+	}
+	g.run(g.seed, nil, "git pull -q "+g.bare+" inspect/1 && echo c > c.txt && git add . && git commit -qm more && git push -q "+g.bare+" HEAD:inspect/1")
+	g.run(g.repo.dir, nil, "touch .git/refs/remotes/origin/inspect/1.lock .git/refs/heads/inspect/1.lock .git/packed-refs.lock")
+	g.repo.clearLocks()
+	if err := g.repo.fetch(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := g.repo.resume(t.Context(), ""); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(filepath.Join(g.repo.dir, "c.txt")); err != nil {
+		t.Error(err)
+	}
+}
