@@ -44,8 +44,13 @@ func lastLines(s string, n int) string {
 
 // notCommitted tells of files over maxCommitted.
 func notCommitted(left []string) string {
-	named, more := capped(left, maxLeft)
-	text := "Not committed, because larger than 5 MB: " + strings.Join(named, ", ")
+	return "Not committed, because larger than 5 MB: " + list(left)
+}
+
+// list names the first of files.
+func list(files []string) string {
+	named, more := capped(files, maxLeft)
+	text := strings.Join(named, ", ")
 	if more > 0 {
 		text += fmt.Sprintf(" and %d more", more)
 	}

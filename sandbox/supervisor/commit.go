@@ -35,6 +35,10 @@ func (r *repository) settleWork(ctx context.Context, since string, c credit) (co
 	if err != nil {
 		return nil, notes, err
 	}
+	left, begun := withoutRepositories(left)
+	if len(begun) > 0 {
+		notes = append(notes, "Not committed, because it is a repository of its own that has no commit yet: "+list(begun))
+	}
 	note, err := r.bringHome(ctx, c)
 	if err != nil {
 		return nil, notes, err
@@ -78,9 +82,21 @@ func (r *repository) endOperation(ctx context.Context) string {
 	return ""
 }
 
-// commitLeftovers commits what is uncommitted and returns the files left out.
+// withoutRepositories tells files from folders among what unfit lists.
+func withoutRepositories(left []string) (files, folders []string) {
+	for _, name := range left {
+		if strings.HasSuffix(name, "/") {
+			folders = append(folders, name)
+		} else {
+			files = append(files, name)
+		}
+	}
+	return files, folders
+}
+
+// commitLeftovers commits what is uncommitted and returns what was left out.
 func (r *repository) commitLeftovers(ctx context.Context, c credit) (left []string, err error) {
-	left, clean, err := r.oversized(ctx)
+	left, clean, err := r.unfit(ctx)
 	if err != nil || clean {
 		return nil, err
 	}

@@ -332,9 +332,10 @@ func (r *repository) clearLocks() {
 	})
 }
 
-// oversized lists changed and new files over maxCommitted, which are left alone,
-// and tells whether there are no changed or new files at all.
-func (r *repository) oversized(ctx context.Context) (big []string, clean bool, err error) {
+// unfit lists changed and new files that are left alone: those over maxCommitted, and
+// folders, with a slash behind, in which a repository was begun that has no commit,
+// which git does not take. It tells whether nothing is changed or new at all.
+func (r *repository) unfit(ctx context.Context) (left []string, clean bool, err error) {
 	out, err := r.git(ctx, "status", "--porcelain", "-z", "--untracked-files=all", "--no-renames")
 	if err != nil {
 		return nil, false, err
@@ -343,12 +344,19 @@ func (r *repository) oversized(ctx context.Context) (big []string, clean bool, e
 		if len(entry) < 4 {
 			continue
 		}
-		info, err := os.Lstat(filepath.Join(r.dir, entry[3:]))
+		name := entry[3:]
+		if strings.HasSuffix(name, "/") { // a repository: of other folders the files are listed
+			if !r.succeeds(ctx, "-C", name, "rev-parse", "--verify", "--quiet", "HEAD") {
+				left = append(left, name)
+			}
+			continue
+		}
+		info, err := os.Lstat(filepath.Join(r.dir, name))
 		if err == nil && info.Mode().IsRegular() && info.Size() > maxCommitted {
-			big = append(big, entry[3:])
+			left = append(left, name)
 		}
 	}
-	return big, out == "", nil
+	return left, out == "", nil
 }
 
 // stage puts all changes except those of the files in left into an index.
@@ -371,7 +379,7 @@ type change struct {
 // changes compares the working tree, new files included, with commit since. The
 // agent's own index is not touched.
 func (r *repository) changes(ctx context.Context, since string) (change, error) {
-	left, clean, err := r.oversized(ctx)
+	left, clean, err := r.unfit(ctx)
 	if err != nil {
 		return change{}, err
 	}

@@ -365,3 +365,21 @@ func TestALockThatAKilledGitLeftAtABranchIsInNobodysWay(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// Git takes no folder in which a repository was begun and nothing committed.
+func TestARepositoryThatTheAgentBeganKeepsNothingElseFromBeingCommitted(t *testing.T) {
+	t.Parallel()
+	g := newGitRig(t)
+	commits, notes := g.turn("Alice", "git init -q sub && echo s > sub/s.txt && echo b > b.txt && git add b.txt && git commit -qm b")
+	if len(commits) != 1 || len(notes) != 1 || !strings.Contains(notes[0], "no commit yet: sub/") {
+		t.Errorf("commits %+v, notes %q", commits, notes)
+	}
+	since := g.begin("Bob")
+	g.agent("echo c > c.txt")
+	if c, err := g.repo.changes(t.Context(), since); err != nil || len(c.files) != 1 || c.files[0].Path != "c.txt" {
+		t.Errorf("changed are %+v (%v)", c.files, err)
+	}
+	if commits, _ := g.settle("Bob", since); len(commits) != 1 || commits[0].Files != 1 {
+		t.Errorf("commits %+v", commits)
+	}
+}
