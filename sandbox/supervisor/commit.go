@@ -138,7 +138,10 @@ func (r *repository) bringHome(ctx context.Context, c credit) (note string, err 
 		_, err := r.git(ctx, "checkout", "--quiet", "--no-track", "-B", r.branch)
 		return "", err
 	}
-	fresh, err := r.line(ctx, "rev-list", "--max-count=1", "HEAD", "--not", "refs/heads/"+r.branch, "--remotes")
+	fresh, err := r.head(ctx)
+	if err == nil && fresh != "" { // a branch was begun otherwise, and nothing committed
+		fresh, err = r.line(ctx, "rev-list", "--max-count=1", "HEAD", "--not", "refs/heads/"+r.branch, "--remotes")
+	}
 	if err != nil {
 		return "", err
 	}

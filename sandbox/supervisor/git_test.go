@@ -383,3 +383,15 @@ func TestARepositoryThatTheAgentBeganKeepsNothingElseFromBeingCommitted(t *testi
 		t.Errorf("commits %+v", commits)
 	}
 }
+
+func TestABranchWithoutACommitIsLeftForTheSessions(t *testing.T) {
+	t.Parallel()
+	g := newGitRig(t)
+	if commits, notes := g.turn("Alice", "git checkout -q --orphan other && git rm -rqf ."); len(commits) > 0 || len(notes) > 0 {
+		t.Errorf("commits %+v, notes %q", commits, notes)
+	}
+	if commits, _ := g.turn("Bob", "echo c > c.txt"); len(commits) != 1 || commits[0].Files != 1 {
+		t.Errorf("commits %+v", commits)
+	}
+	g.wantBranch("Bob|asked by Bob\n")
+}
