@@ -118,7 +118,7 @@ func (s *supervisor) prepare() error {
 	env := agentEnv(s.cfg.Environ, s.cfg.Home, gateway, s.identity.env(gateway, w.RemoteURL, w.Repository))
 	dir := filepath.Join(s.cfg.Workspace, path.Base(w.Repository))
 	s.repo = &repository{
-		dir: dir, branch: w.Branch, base: w.BaseBranch, url: gateway + "/git/" + w.Repository + ".git", recorded: w.Head,
+		dir: dir, branch: w.Branch, base: w.BaseBranch, origin: w.RemoteURL, url: gateway + "/git/" + w.Repository + ".git", recorded: w.Head,
 		env: env, family: s.family, pushes: &s.gateway.pushes, rewritten: make(map[string]bool),
 	}
 	instructions := []string{filepath.Join(dir, "AGENTS.md")}
@@ -145,7 +145,7 @@ func trailers(w sandbox.Welcome, bot person) []string {
 // sync brings the repository to where the session goes on.
 func (s *supervisor) sync(ctx context.Context) error {
 	if !s.repo.exists() {
-		if err := s.repo.clone(ctx, s.welcome.RemoteURL); err != nil {
+		if err := s.repo.clone(ctx); err != nil {
 			return err
 		}
 		return s.repo.begin(ctx, s.welcome.Head)

@@ -213,6 +213,10 @@ func (r *repository) push(ctx context.Context) sandbox.BodyPush {
 		return body
 	}
 	body.Head = head
+	if err := r.restoreOrigin(ctx); err != nil {
+		body.Error = pushSentence(err)
+		return body
+	}
 	ref, seen := "refs/heads/"+r.branch, len(r.pushes.list())
 	_, err = r.remote(ctx, "push", "--quiet", "origin", head+":"+ref)
 	var failed *gitError

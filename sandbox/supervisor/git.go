@@ -40,7 +40,8 @@ type repository struct {
 	dir      string // the working tree
 	branch   string // the session's branch
 	base     string // the branch that it began from
-	url      string // the remote's at the gateway, as no configuration changes it
+	origin   string // the remote's address
+	url      string // the same at the gateway, as no configuration changes it
 	fresh    bool   // the session has not worked in this checkout before
 	recorded string // what the control plane knew at the boot as pushed by a box of the session
 	env      []string
@@ -84,7 +85,7 @@ func (r *repository) gitWith(ctx context.Context, env []string, stdin string, ar
 	ctx, cancel := context.WithTimeout(ctx, gitDeadline(args[0]))
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "git", append([]string{"--no-replace-objects", "-c", "core.commitGraph=false",
-		"-c", "core.hooksPath=/dev/null", "-c", "gc.auto=0"}, args...)...)
+		"-c", "core.hooksPath=/dev/null", "-c", "gc.auto=0", "-c", "commit.gpgSign=false"}, args...)...)
 	cmd.Dir = r.dir
 	cmd.Env = append(append([]string{"GIT_GRAFT_FILE="}, r.env...), env...)
 	cmd.Stdin = strings.NewReader(stdin)
@@ -211,11 +212,11 @@ func (r *repository) exists() bool {
 
 // clone makes the checkout. The whole history is fetched: agents read it, and a
 // blobless clone would come back to the network at every look into the past.
-func (r *repository) clone(ctx context.Context, remote string) error {
+func (r *repository) clone(ctx context.Context) error {
 	if err := os.MkdirAll(r.dir, 0o755); err != nil {
 		return err
 	}
-	if _, err := r.remote(ctx, "clone", "--quiet", "--no-checkout", remote, "."); err != nil {
+	if _, err := r.remote(ctx, "clone", "--quiet", "--no-checkout", r.origin, "."); err != nil {
 		return err
 	}
 	return r.fetched(ctx)
@@ -223,10 +224,33 @@ func (r *repository) clone(ctx context.Context, remote string) error {
 
 // fetch brings refs/remotes up to date.
 func (r *repository) fetch(ctx context.Context) error {
+	if err := r.restoreOrigin(ctx); err != nil {
+		return err
+	}
 	if _, err := r.remote(ctx, "fetch", "--quiet", "--prune", "origin"); err != nil {
 		return err
 	}
 	return r.fetched(ctx)
+}
+
+// restoreOrigin has origin be the remote that it was cloned from: the agent may have
+// removed or renamed it, or given the name to a fork.
+func (r *repository) restoreOrigin(ctx context.Context) error {
+	const name, branches = "remote.origin", "+refs/heads/*:refs/remotes/origin/*"
+	is, _ := r.git(ctx, "config", "--local", "--get-regexp", `^remote\.origin\.`) // fails if there is none
+	if is == name+".url "+r.origin+"\n"+name+".fetch "+branches+"\n" {
+		return nil
+	}
+	if is != "" {
+		if _, err := r.git(ctx, "config", "--local", "--remove-section", name); err != nil {
+			return err
+		}
+	}
+	if _, err := r.git(ctx, "config", "--local", name+".url", r.origin); err != nil {
+		return err
+	}
+	_, err := r.git(ctx, "config", "--local", name+".fetch", branches)
+	return err
 }
 
 // fetched notes what the remote has, before the agent can write refs/remotes.

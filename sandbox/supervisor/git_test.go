@@ -43,9 +43,9 @@ func newGitRig(t *testing.T) *gitRig {
 	env := append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + dir, "LANG=C.UTF-8"},
 		g.id.env(gateway.url(), "https://github.com/acme/greeter.git", "acme/greeter")...)
 	g.repo = &repository{dir: filepath.Join(dir, "work"), branch: "inspect/1", base: "main", env: env,
-		url:    gateway.url() + "/git/acme/greeter.git",
+		origin: "https://github.com/acme/greeter.git", url: gateway.url() + "/git/acme/greeter.git",
 		family: &family{own: map[int]bool{}}, pushes: &gateway.pushes, rewritten: map[string]bool{}}
-	if err := g.repo.clone(t.Context(), "https://github.com/acme/greeter.git"); err != nil {
+	if err := g.repo.clone(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	if err := g.repo.begin(t.Context(), ""); err != nil {
@@ -329,9 +329,9 @@ func TestASandboxBeginsWhereTheBranchWasPushedThoughNobodyRecordedIt(t *testing.
 		t.Fatal(err)
 	}
 	for name, head := range map[string]string{"nothing recorded": "", "an older head recorded": recorded, "a head that is no more": strings.Repeat("1", 40)} {
-		fresh := &repository{dir: filepath.Join(t.TempDir(), "work"), branch: g.repo.branch, base: g.repo.base, env: g.repo.env,
+		fresh := &repository{dir: filepath.Join(t.TempDir(), "work"), branch: g.repo.branch, base: g.repo.base, origin: g.repo.origin, env: g.repo.env,
 			family: g.repo.family, pushes: &pushes{}, rewritten: map[string]bool{}}
-		if err := fresh.clone(t.Context(), "https://github.com/acme/greeter.git"); err != nil {
+		if err := fresh.clone(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 		if err := fresh.begin(t.Context(), head); err != nil {
@@ -394,4 +394,32 @@ func TestABranchWithoutACommitIsLeftForTheSessions(t *testing.T) {
 		t.Errorf("commits %+v", commits)
 	}
 	g.wantBranch("Bob|asked by Bob\n")
+}
+
+func TestAnAgentThatRemovesTheRemoteLosesNothing(t *testing.T) {
+	t.Parallel()
+	for name, script := range map[string]string{
+		"removed": "git remote remove origin", "renamed": "git remote remove upstream || true; git remote rename origin upstream",
+		"of a fork": "git remote set-url origin https://github.com/somebody/else.git",
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			g := newGitRig(t)
+			if commits, notes := g.turn("Alice", "git config commit.gpgSign true; echo b > b.txt; "+script); len(commits) != 1 || len(notes) > 0 {
+				t.Errorf("commits %+v, notes %q", commits, notes)
+			}
+			g.push()
+			g.run(g.seed, nil, "git pull -q "+g.bare+" inspect/1 && echo c > c.txt && git add . && git commit -qm more && git push -q "+g.bare+" HEAD:inspect/1")
+			g.agent(script)
+			if err := g.repo.fetch(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			if err := g.repo.resume(t.Context(), ""); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := os.Stat(filepath.Join(g.repo.dir, "c.txt")); err != nil {
+				t.Error(err)
+			}
+		})
+	}
 }

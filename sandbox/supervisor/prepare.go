@@ -57,7 +57,7 @@ func (s *supervisor) makeReady(ctx context.Context, log *os.File) (sandbox.Prepa
 		return sandbox.Prepared{}, err
 	}
 	fmt.Fprintf(log, "Cloning %s, branch %s.\n", s.welcome.Repository, s.welcome.BaseBranch)
-	if err := s.repo.clone(ctx, s.welcome.RemoteURL); err != nil {
+	if err := s.repo.clone(ctx); err != nil {
 		return sandbox.Prepared{}, fmt.Errorf("the repository could not be cloned: %w", err)
 	}
 	if err := s.repo.begin(ctx, ""); err != nil {
