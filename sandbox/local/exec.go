@@ -208,6 +208,7 @@ func (s *streams) copyOut(o *outStream) error {
 		n, err := o.read.Read(buf)
 		if n > 0 {
 			if _, err := o.to.Write(buf[:n]); err != nil {
+				o.read.Close() // so that the command notices, as with os/exec
 				return fmt.Errorf("passing on a command's output: %w", err)
 			}
 		}

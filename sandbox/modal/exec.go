@@ -35,9 +35,10 @@ const (
 	exitKilled = 128 + 9
 )
 
-// Exec implements sandbox.Box. When the time of a command is over or ctx ends, it
-// is killed with all processes that it started; the error then wraps
-// context.DeadlineExceeded or is that of ctx. Arguments may have 60 KiB together.
+// Exec implements sandbox.Box. When the time of a command is over, ctx ends or a
+// writer fails, it is killed with all processes that it started; the error then wraps
+// context.DeadlineExceeded, or is that of ctx or of the writer. Arguments may have
+// 60 KiB together.
 func (b *box) Exec(ctx context.Context, c sandbox.Cmd) (int, error) {
 	if err := c.Check(); err != nil {
 		return 0, err
@@ -103,7 +104,7 @@ func (b *box) interrupted(ctx, running context.Context, id string, c sandbox.Cmd
 	switch {
 	case ctx.Err() != nil:
 		return ctx.Err()
-	case errors.Is(cause, context.DeadlineExceeded):
+	case cause == context.DeadlineExceeded: // its own, not a writer's
 		return fmt.Errorf("it ran for %s: %w", c.Timeout, context.DeadlineExceeded)
 	}
 	return cause
@@ -113,7 +114,7 @@ func (b *box) interrupted(ctx, running context.Context, id string, c sandbox.Cmd
 // that cancels the command.
 func (b *box) await(ctx context.Context, cancel context.CancelCauseFunc, process *sdk.ContainerProcess, c sandbox.Cmd, end []byte) (int, error) {
 	input := sendInput(process.Stdin, c.Stdin, cancel)
-	outs := []*output{receive(process.Stdout, c.Stdout, end), receive(process.Stderr, c.Stderr, end)}
+	outs := []*output{receive(process.Stdout, c.Stdout, end, cancel), receive(process.Stderr, c.Stderr, end, cancel)}
 	stop := make(chan struct{})
 	go b.watch(ctx, stop, cancel)
 	exit, err := process.Wait(ctx, nil)
@@ -227,7 +228,7 @@ func (b *box) script(ctx context.Context, script string, args ...string) error {
 		return b.explain(ctx, err)
 	}
 	said := tail{most: maxLastWords}
-	out := receive(process.Stderr, &said, nil)
+	out := receive(process.Stderr, &said, nil, func(error) {})
 	exit, err := process.Wait(ctx, nil)
 	if err != nil {
 		out.close()

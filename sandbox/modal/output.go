@@ -25,7 +25,9 @@ type output struct {
 	closed atomic.Bool   // by us: its end is no error
 }
 
-func receive(from io.ReadCloser, to io.Writer, end []byte) *output {
+// receive copies an output; failed is told why to takes no more, which the command
+// would never notice.
+func receive(from io.ReadCloser, to io.Writer, end []byte, failed context.CancelCauseFunc) *output {
 	o := &output{from: from, done: make(chan error, 1), ended: make(chan struct{}), end: end}
 	if to == nil {
 		close(o.ended) // Modal throws it away
@@ -34,10 +36,25 @@ func receive(from io.ReadCloser, to io.Writer, end []byte) *output {
 		return o
 	}
 	go func() {
-		o.done <- o.copy(to)
+		o.done <- o.copy(refusing{to, failed})
 		from.Close()
 	}()
 	return o
+}
+
+// refusing is a writer that tells of its error.
+type refusing struct {
+	io.Writer
+	failed context.CancelCauseFunc
+}
+
+func (r refusing) Write(p []byte) (int, error) {
+	n, err := r.Writer.Write(p)
+	if err != nil {
+		err = fmt.Errorf("passing on a command's output: %w", err)
+		r.failed(err)
+	}
+	return n, err
 }
 
 func (o *output) copy(to io.Writer) error {
@@ -50,7 +67,7 @@ func (o *output) copy(to io.Writer) error {
 		text := append(held, buf[:n]...)
 		if at := bytes.Index(text, o.end); o.end != nil && at >= 0 {
 			if _, err := to.Write(text[:at]); err != nil {
-				return fmt.Errorf("passing on a command's output: %w", err)
+				return err
 			}
 			close(o.ended)
 			return nil
@@ -61,7 +78,7 @@ func (o *output) copy(to io.Writer) error {
 		}
 		if len(text) > keep {
 			if _, err := to.Write(text[:len(text)-keep]); err != nil {
-				return fmt.Errorf("passing on a command's output: %w", err)
+				return err
 			}
 		}
 		held = bytes.Clone(text[len(text)-keep:])

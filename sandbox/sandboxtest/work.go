@@ -116,6 +116,10 @@ func testExecEnds(t *testing.T, s *suite) {
 	if _, err := b.Exec(s.ctx, sandbox.Cmd{Args: []string{"echo", "x"}, Stdout: brokenWriter{}}); !errors.Is(err, errBroken) {
 		t.Errorf("a writer that fails: got %v", err)
 	}
+	endless := []string{"sh", "-c", "while echo x; do sleep 0.1; done"}
+	if _, err := b.Exec(s.ctx, sandbox.Cmd{Args: endless, Stdout: brokenWriter{}, Timeout: time.Minute}); !errors.Is(err, errBroken) {
+		t.Errorf("a writer that fails of a command without an end: got %v", err)
+	}
 }
 
 var errBroken = errors.New("broken on purpose")
