@@ -80,7 +80,7 @@ type meter struct {
 }
 
 // charge brings the intervals of a session's box up to now; of one that sends no
-// heartbeats, up to its last. Whoever holds other locks takes this one last.
+// heartbeats, or has ended, up to its last. Whoever holds other locks takes this one last.
 func (t *tx) charge(ctx context.Context, session string) error {
 	if _, err := t.ExecContext(ctx, `select pg_advisory_xact_lock(hashtextextended('charge ' || $1, 0))`, session); err != nil {
 		return fmt.Errorf("charging %s: %w", session, err)
@@ -89,7 +89,7 @@ func (t *tx) charge(ctx context.Context, session string) error {
 	err := t.GetContext(ctx, &m, `
 		select b.generation, b.cpu, greatest(b.mem_mib, ceil(b.memory / 1048576.0))::int as mem_mib,
 			coalesce(u.ended_at, greatest(b.born_at, b.claimed_at)) as from_at,
-			case when b.held_until < now() then coalesce(b.heartbeat_at, b.born_at, b.claimed_at) else clock_timestamp() end as until_at,
+			case when coalesce(b.held_until, '-infinity') < now() then coalesce(b.heartbeat_at, b.born_at, b.claimed_at) else clock_timestamp() end as until_at,
 			r.id as running, r.started_at, r.author, coalesce(
 				(select author from prompts p where p.session_id = b.session_id and p.started_at is not null
 					and p.id is distinct from r.id order by p.started_at desc limit 1), r.author,

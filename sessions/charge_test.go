@@ -1,6 +1,7 @@
 package sessions_test
 
 import (
+	"context"
 	"math"
 	"testing"
 	"time"
@@ -131,5 +132,41 @@ func TestALostSandboxIsChargedUpToItsLastSignOfLife(t *testing.T) {
 	list := intervals(t, w, acc.Session.ID)
 	if away := time.Since(list[len(list)-1].Ended); away < 50*time.Minute {
 		t.Errorf("it is charged until %s ago, and was heard last an hour ago", away)
+	}
+}
+
+func TestASandboxThatEndedUnsavedCostsNothingMore(t *testing.T) {
+	t.Parallel()
+	w, first, ada := governed(t)
+	set(t, first, ada, "acme/greeter", "NPM_TOKEN", "npm-token-of-greeter", true)
+	w.Provider.Kept = nil
+	stop := w.Run(first)
+	acc := w.Ask(first, ada.ID, "1.0", "acme/greeter: one")
+	ended(t, first, acc.Prompt.ID)
+	sessionstest.Eventually(t, "a heartbeat is charged", func() bool { return len(intervals(t, w, acc.Session.ID)) > 0 })
+	stop()
+	e := w.Engine(func(c *sessions.Config) { c.ParkAfter = 50 * time.Millisecond })
+	sessions.Hasten(e)
+	ctx, leave := context.WithCancel(bg)
+	left := make(chan error, 1)
+	go func() { left <- e.Run(ctx) }() // it answers no bridge
+	dropped(t, w, acc.Session.ID)
+	leave()
+	if err := <-left; err != nil {
+		t.Fatal(err)
+	}
+	age(t, w, `with box as (update sandboxes set born_at = now() - interval '2 hours', claimed_at = now() - interval '2 hours',
+			heartbeat_at = now() - interval '1 hour')
+		update sandbox_usage set began_at = now() - interval '2 hours', ended_at = now() - interval '1 hour'`)
+	before, err := e.SandboxCost(bg, acc.Session.ID)
+	if err != nil || before.Seconds == 0 {
+		t.Fatalf("it has cost %.0f s (%v)", before.Seconds, err)
+	}
+	next := w.Ask(e, ada.ID, "1.0", "two")
+	if err := e.Cancel(bg, next.Prompt.ID, ada.ID); err != nil {
+		t.Fatal(err)
+	}
+	if after, err := e.SandboxCost(bg, acc.Session.ID); err != nil || after != before {
+		t.Errorf("an hour after its end it has cost %.0f s, and when it ended %.0f s (%v)", after.Seconds, before.Seconds, err)
 	}
 }
