@@ -15,10 +15,12 @@ import (
 // ended. What continued a saved filesystem is parked; of all others nothing is kept.
 // Boxes that another replica works on are left to it, and those that this database
 // does not know to whomever they belong to.
+// One that cannot be ended keeps the others from nothing.
 func (e *Engine) EndStarting(ctx context.Context) error {
+	var failed []error
 	for info, err := range e.cfg.Provider.List(ctx, nil) {
 		if err != nil {
-			return fmt.Errorf("looking for sandboxes to end: %w", err)
+			return errors.Join(append(failed, fmt.Errorf("looking for sandboxes to end: %w", err))...)
 		}
 		if spare := info.Tags[tagSpare]; spare != "" {
 			err = e.endStartingSpare(ctx, spare, info.ID)
@@ -27,11 +29,9 @@ func (e *Engine) EndStarting(ctx context.Context) error {
 		} else if generation, bad := strconv.ParseInt(info.Tags[tagEpoch], 10, 64); bad == nil { // else it is no session's
 			err = e.endStarting(ctx, info.Tags[tagSession], generation, info.ID)
 		}
-		if err != nil {
-			return err
-		}
+		failed = append(failed, err)
 	}
-	return nil
+	return errors.Join(failed...)
 }
 
 // endStarting ends one box, if it is of a session of ours and no other replica works on it.

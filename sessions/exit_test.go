@@ -2,6 +2,7 @@ package sessions_test
 
 import (
 	"context"
+	"errors"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -67,6 +68,35 @@ func TestAStopDuringABootLosesAndLeavesNothing(t *testing.T) {
 				return len(saved) == 0 && ref == "" || len(saved) == 1 && saved[0] == ref
 			})
 		})
+	}
+}
+
+func TestASandboxThatDoesNotEndAtAStopDoesNotKeepTheOthersRunning(t *testing.T) {
+	t.Parallel()
+	w := sessionstest.New(t)
+	booting := make(chan string, 10)
+	w.Provider.Boot = func(_ context.Context, b *sessionstest.Box) { booting <- b.ID() }
+	e := w.Engine()
+	sessions.Hasten(e)
+	stop := w.Run(e)
+	alice := w.Person(e, "Alice")
+	for _, ts := range []string{"1.0", "2.0", "3.0"} {
+		w.Ask(e, alice.ID, ts, "acme/greeter: one")
+		heard(t, booting)
+	}
+	stop()
+	var kills atomic.Int32
+	w.Provider.Interfere(func(_ context.Context, call string, after bool) error {
+		if call == "kill" && !after && kills.Add(1) == 1 {
+			return errors.New("the provider is busy")
+		}
+		return nil
+	})
+	if err := e.EndStarting(bg); err == nil || !strings.Contains(err.Error(), "the provider is busy") {
+		t.Errorf("EndStarting = %v, want what the provider said", err)
+	}
+	if left := len(w.Provider.Boxes()); left != 1 {
+		t.Errorf("%d sandboxes are left running, want the one that did not end", left)
 	}
 }
 

@@ -14,7 +14,7 @@ func (e *Engine) watch(ctx context.Context) error {
 	tick := time.NewTicker(e.tempo.watch)
 	defer tick.Stop()
 	var since silences
-	boxes := &tending{report: func(err error) { e.warn(ctx, "looking after boxes", err) }}
+	boxes := &tending{again: e.tempo.watch, report: func(err error) { e.warn(ctx, "looking after boxes", err) }}
 	defer boxes.wait()
 	deadlines := []func(context.Context) error{e.endLongPrompts, e.endLongBoots, e.parkIdleOnes, e.parkOldOnes, e.keepSpares}
 	atProvider := []func(context.Context, *tending) error{e.recordAdopted, e.parkAbandoned, e.endDead, e.killEndedSpares,
@@ -28,7 +28,7 @@ func (e *Engine) watch(ctx context.Context) error {
 		}
 		const sweepEvery = 15 // of the looks
 		if n%sweepEvery == 0 {
-			boxes.begin(allBoxes, func() error { return e.killOrphans(ctx) })
+			boxes.begin(allBoxes, func() error { return e.killOrphans(ctx, boxes) })
 		}
 		select {
 		case <-ctx.Done():

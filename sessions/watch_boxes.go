@@ -250,28 +250,27 @@ func (e *Engine) endBox(ctx context.Context, b silentBox) (keeping, error) {
 	return keeping{}, e.killBox(ctx, b.Box)
 }
 
-// killOrphans ends boxes that the provider knows and nobody wants.
-func (e *Engine) killOrphans(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, providerCall)
+// killOrphans ends boxes that the provider knows and nobody wants, each by itself.
+func (e *Engine) killOrphans(ctx context.Context, boxes *tending) error {
+	listing, cancel := context.WithTimeout(ctx, providerCall)
 	defer cancel()
-	for info, err := range e.cfg.Provider.List(ctx, nil) {
+	for info, err := range e.cfg.Provider.List(listing, nil) {
 		if err != nil {
 			return fmt.Errorf("listing boxes: %w", err)
 		}
-		orphan, err := e.orphaned(ctx, info)
+		orphan, err := e.orphaned(listing, info)
 		if err != nil {
 			return err
 		}
 		if !orphan {
 			continue
 		}
-		box, err := e.cfg.Provider.Attach(ctx, info.ID)
-		if err == nil {
-			err = box.Kill(ctx)
-		}
-		if err != nil && !errors.Is(err, sandbox.ErrGone) {
-			return fmt.Errorf("ending the orphaned box %s: %w", info.ID, err)
-		}
+		boxes.begin(info.ID, func() error {
+			if err := e.killBox(ctx, info.ID); err != nil {
+				return fmt.Errorf("ending the orphaned box %s: %w", info.ID, err)
+			}
+			return nil
+		})
 	}
 	return nil
 }

@@ -118,3 +118,30 @@ func TestABoxThatCouldNotBeSavedYetIsNoOrphan(t *testing.T) {
 		t.Error("the box was killed before it could be saved")
 	}
 }
+
+func TestAnOrphanThatDoesNotEndKeepsNoOtherAlive(t *testing.T) {
+	t.Parallel()
+	w := sessionstest.New(t)
+	e := w.Engine()
+	sessions.Hasten(e)
+	acc := w.Ask(e, w.Person(e, "Alice").ID, "1.0", "acme/greeter: one")
+	for _, generation := range []string{"-3", "-2", "-1"} { // of starters that died long ago
+		_, err := w.Provider.Start(bg, sandbox.Spec{Name: "inspect" + generation,
+			Tags: map[string]string{"session": acc.Session.ID, "epoch": generation}})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	var kills atomic.Int32
+	hangs := make(chan struct{})
+	w.Provider.Interfere(func(_ context.Context, call string, after bool) error {
+		if call == "kill" && !after && kills.Add(1) == 1 {
+			<-hangs
+		}
+		return nil
+	})
+	w.Run(e)
+	t.Cleanup(func() { close(hangs) }) // before the replica is stopped
+	ended(t, e, acc.Prompt.ID)
+	sessionstest.Eventually(t, "all others are ended", func() bool { return len(w.Provider.Boxes()) == 2 })
+}
