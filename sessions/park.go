@@ -141,10 +141,9 @@ func (a *actor) noteParking(events []sandbox.Event) {
 // parkBox saves the box's filesystem and ends it. A box that is gone left
 // nothing but what it pushed and what was saved of it before.
 func (e *Engine) parkBox(ctx context.Context, session string, within time.Duration) error {
-	var box string
-	err := e.db.GetContext(ctx, &box, `select box from sandboxes where session_id = $1 and state = 'parking'`, session)
+	box, err := e.parkingBox(ctx, session)
 	if err != nil {
-		return ignoreNotFound(notFound(err))
+		return ignoreNotFound(err)
 	}
 	k, gone, err := e.keepBox(ctx, session, box, within)
 	if err != nil {
@@ -158,6 +157,39 @@ func (e *Engine) parkBox(ctx context.Context, session string, within time.Durati
 		to, reason = SandboxLost, "it ended before it could be parked"
 	}
 	return e.transact(ctx, func(t *tx) error { return t.parked(ctx, session, box, to, k, reason) })
+}
+
+// parkingBox is the id of the box that a session parks. One that its starter has not
+// named yet, because it is slower than the boot or is dead, is found by its tags; empty
+// if there is none and nobody speaks for it. ErrNotFound: nothing parks.
+func (e *Engine) parkingBox(ctx context.Context, session string) (string, error) {
+	var b struct {
+		Box        string `db:"box"`
+		Generation int64  `db:"generation"`
+		Spare      string `db:"spare"`
+		Held       bool   `db:"held"`
+	}
+	err := e.db.GetContext(ctx, &b, `select box, generation, spare, coalesce(held_until > now(), false) as held
+		from sandboxes where session_id = $1 and state = 'parking'`, session)
+	if err != nil {
+		return "", fmt.Errorf("reading which box of %s is parked: %w", session, notFound(err))
+	}
+	if b.Box != "" {
+		return b.Box, nil
+	}
+	c := claim{session: session, generation: b.Generation, spare: b.Spare}
+	asking, cancel := context.WithTimeout(ctx, providerCall)
+	defer cancel()
+	box, err := e.findBox(asking, c)
+	switch {
+	case err != nil:
+		return "", err
+	case box != nil:
+		return box.ID(), e.recordBox(ctx, c, box)
+	case b.Held:
+		return "", fmt.Errorf("the box of %s speaks and is not to be found", session)
+	}
+	return "", nil
 }
 
 // parked records a box's end. What is carried over from it waits for the next one.

@@ -8,11 +8,10 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/lib/pq"
-	"golang.org/x/sync/errgroup"
-
 	"openinspect/sandbox"
 )
 
@@ -53,11 +52,12 @@ func (e *Engine) startClaimed(ctx context.Context, atOnce int, claim func() (sta
 	wake := e.hub.listen(ctx, topicStart)
 	poll := time.NewTicker(e.tempo.poll)
 	defer poll.Stop()
-	var starts errgroup.Group
-	defer func() { _ = starts.Wait() }() // they return no errors
-	starts.SetLimit(atOnce)
+	var starts sync.WaitGroup
+	defer starts.Wait()
+	busy := make(chan struct{}, atOnce)
 	for {
-		for ctx.Err() == nil && !e.leaving.Load() {
+		// What is claimed has to be worked on at once: so first the place, then the claim.
+		for ctx.Err() == nil && !e.leaving.Load() && len(busy) < atOnce {
 			start, err := claim()
 			if err != nil && ctx.Err() == nil {
 				e.log.Warn("claiming a sandbox to start", "err", err)
@@ -65,9 +65,11 @@ func (e *Engine) startClaimed(ctx context.Context, atOnce int, claim func() (sta
 			if err != nil || start == nil {
 				break
 			}
-			starts.Go(func() error {
+			busy <- struct{}{}
+			starts.Go(func() {
 				start()
-				return nil
+				<-busy
+				e.hub.wake(topicStart)
 			})
 		}
 		select {
@@ -182,19 +184,41 @@ const (
 )
 
 // waitForCapacity puts the start off and says so once. A spare makes room, or else
-// the box that has been idle longest.
+// the box that has been idle longest, unless as many are making room as requests wait.
 func (t *tx) waitForCapacity(ctx context.Context, c candidate, reason string) error {
 	if err := t.putOff(ctx, c, reason); err != nil {
 		return err
 	}
-	gaveUp, err := t.giveUpSpare(ctx)
-	if err == nil && !gaveUp {
-		_, err = t.parkIdle(ctx, 0, 1)
+	coming, err := t.roomIsComing(ctx)
+	if err == nil && !coming {
+		err = t.makeRoom(ctx)
 	}
 	if err != nil {
 		return err
 	}
 	return t.sayWhy(ctx, c, reason)
+}
+
+// roomIsComing says whether as many boxes are about to end as sessions wait for one.
+// Those that take too long are not counted on.
+func (t *tx) roomIsComing(ctx context.Context) (coming bool, err error) {
+	err = t.GetContext(ctx, &coming, `
+		select (select count(*) from sandboxes where state = 'parking' and not carry and state_at > now() - make_interval(secs => $1))
+			>= (select count(distinct p.session_id) from prompts p join sandboxes b on b.session_id = p.session_id
+				where (p.state = 'queued' or p.state = 'running' and p.boot is null) and b.state in ('none', 'parked', 'lost', 'failed'))`,
+		seconds(t.e.tempo.quickPark()))
+	if err != nil {
+		return false, fmt.Errorf("counting the sandboxes that end: %w", err)
+	}
+	return coming, nil
+}
+
+func (t *tx) makeRoom(ctx context.Context) error {
+	gaveUp, err := t.giveUpSpare(ctx)
+	if err == nil && !gaveUp {
+		_, err = t.parkIdle(ctx, 0, 1)
+	}
+	return err
 }
 
 // waitForAdministrators puts the start off and says so once.
@@ -282,7 +306,6 @@ func (e *Engine) start(ctx context.Context, c claim) {
 			e.log.Warn("the failure of a start could not be recorded; the claim runs out", "session", c.session, "err", err)
 		}
 	}
-	e.hub.wake(topicStart)
 }
 
 // keepClaim renews the claim while the provider works, through a change of its
@@ -340,8 +363,8 @@ func (e *Engine) sessionBox(ctx context.Context, c claim) (sandbox.Spec, error) 
 	return spec, e.equip(ctx, s.Repository, &spec)
 }
 
-// findBox looks for the box of the claim's generation, and ends all others of
-// the session.
+// findBox looks for the box of the claim's generation, and ends earlier ones of the
+// session. There may be a later one: the answer takes a while.
 func (e *Engine) findBox(ctx context.Context, c claim) (sandbox.Box, error) {
 	if c.spare != "" {
 		return e.findSpareBox(ctx, c.spare)
@@ -358,10 +381,14 @@ func (e *Engine) findBox(ctx context.Context, c claim) (sandbox.Box, error) {
 		if err != nil {
 			return nil, err
 		}
-		if info.Tags[tagEpoch] == strconv.FormatInt(c.generation, 10) {
+		switch generation, err := strconv.ParseInt(info.Tags[tagEpoch], 10, 64); {
+		case err != nil || generation > c.generation: // not ours to end
+		case generation == c.generation:
 			found = box
-		} else if err := box.Kill(ctx); err != nil {
-			return nil, err
+		default:
+			if err := box.Kill(ctx); err != nil {
+				return nil, err
+			}
 		}
 	}
 	return found, nil
