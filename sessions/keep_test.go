@@ -237,3 +237,56 @@ func TestALargeFilesystemHasItsTimeToBeSavedWhenItsBoxParks(t *testing.T) {
 		t.Errorf("the provider had %s to save it, where saving may take an hour", got)
 	}
 }
+
+// The look for idle sandboxes is held up between what it sees and what it does.
+func TestARequestThatBeginsAsItsSandboxIsAboutToParkIsDone(t *testing.T) { // I3
+	t.Parallel()
+	w := sessionstest.New(t)
+	began, leave := make(chan string, 100), make(chan struct{}, 100)
+	w.Provider.Agent = held(began, leave)
+	e := w.Engine(func(c *sessions.Config) { c.ParkAfter = time.Second })
+	sessions.Hasten(e)
+	w.Run(e)
+	alice := w.Person(e, "Alice")
+	first := w.Ask(e, alice.ID, "1.0", "acme/greeter: one")
+	heard(t, began)
+	age(t, w, `
+		alter table watchers rename to watching;
+		create function held_up() returns setof watching language plpgsql as $$
+			begin perform pg_advisory_xact_lock_shared(1); return query select * from watching; end $$;
+		create view watchers as select * from held_up()`)
+	hold, err := w.DB.Beginx()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = hold.Rollback() }()
+	leave <- struct{}{}
+	ended(t, e, first.Prompt.ID)
+	if _, err := hold.Exec(`select pg_advisory_xact_lock(1)`); err != nil {
+		t.Fatal(err)
+	}
+	age(t, w, `update sessions set idle_since = now() - interval '1 hour'`)
+	age(t, w, `update sandboxes set state_at = now() - interval '1 hour'`)
+	sessionstest.Eventually(t, "the idle sandbox is seen", func() bool {
+		var waits bool
+		return w.DB.Get(&waits, `select exists (select from pg_locks where locktype = 'advisory' and objid = 1 and not granted
+			and database = (select oid from pg_database where datname = current_database()))`) == nil && waits
+	})
+	second := w.Ask(e, alice.ID, "1.0", "two")
+	heard(t, began)
+	if err := hold.Commit(); err != nil {
+		t.Fatal(err)
+	}
+	sessionstest.Eventually(t, "the look is over", func() bool {
+		var waits bool
+		return w.DB.Get(&waits, `select exists (select from pg_locks where locktype = 'advisory' and objid = 1
+			and database = (select oid from pg_database where datname = current_database()))`) == nil && !waits
+	})
+	if b, err := e.Sandbox(bg, first.Session.ID); err != nil || b.State != sessions.SandboxReady {
+		t.Errorf("the sandbox in which it runs is %s (%v)", b.State, err)
+	}
+	leave <- struct{}{}
+	if p := ended(t, e, second.Prompt.ID); p.State != sessions.Completed {
+		t.Errorf("ended as %s: %s", p.State, p.Reason)
+	}
+}

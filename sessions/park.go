@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/lib/pq"
+
 	"openinspect/sandbox"
 )
 
@@ -14,18 +16,23 @@ import (
 // as long again; work that was refused because of a secret waits for somebody
 // (withheld.go); the sandbox of an archived session is given no time.
 func (t *tx) parkIdle(ctx context.Context, idle time.Duration, limit int) (int, error) {
-	var sessions []string
-	err := t.SelectContext(ctx, &sessions, `
-		update sandboxes set state = 'parking', state_at = now(), reason = 'it was idle' where session_id in (
-			select b.session_id from sandboxes b join sessions s on s.id = b.session_id
-			where b.state = 'ready' and (s.state = 'archived' or greatest(s.idle_since, b.state_at) <= now() - make_interval(secs => $1)
-					- case when b.port_used_at > now() - make_interval(secs => $5)
-							or exists (select from watchers w where w.session_id = b.session_id and w.until > now())
-						then make_interval(secs => $3) else interval '0' end
-					- case when b.withheld_at > b.claimed_at then make_interval(secs => $4) else interval '0' end)
-				and not exists (select from prompts p where p.session_id = b.session_id and p.state in ('queued', 'running'))
-			order by s.idle_since nulls first limit $2 for no key update of b skip locked)
-		returning session_id`, seconds(idle), limit, seconds(min(idle/2, t.e.tempo.watched)), seconds(withheldFor), seconds(portUse))
+	const nothingOpen = `not exists (select from prompts p where p.session_id = b.session_id and p.state in ('queued', 'running'))`
+	var idlers, sessions []string
+	err := t.SelectContext(ctx, &idlers, `
+		select b.session_id from sandboxes b join sessions s on s.id = b.session_id
+		where b.state = 'ready' and (s.state = 'archived' or greatest(s.idle_since, b.state_at) <= now() - make_interval(secs => $1)
+				- case when b.port_used_at > now() - make_interval(secs => $5)
+						or exists (select from watchers w where w.session_id = b.session_id and w.until > now())
+					then make_interval(secs => $3) else interval '0' end
+				- case when b.withheld_at > b.claimed_at then make_interval(secs => $4) else interval '0' end)
+			and `+nothingOpen+`
+		order by s.idle_since nulls first limit $2 for no key update of b skip locked`,
+		seconds(idle), limit, seconds(min(idle/2, t.e.tempo.watched)), seconds(withheldFor), seconds(portUse))
+	if err == nil && len(idlers) > 0 {
+		// A prompt may have begun before the rows were locked, which does not change them.
+		err = t.SelectContext(ctx, &sessions, `update sandboxes b set state = 'parking', state_at = now(), reason = 'it was idle'
+			where session_id = any($1) and `+nothingOpen+` returning session_id`, pq.Array(idlers))
+	}
 	if err != nil {
 		return 0, fmt.Errorf("parking idle sandboxes: %w", err)
 	}
