@@ -54,3 +54,5 @@ create index sessions_of_repository on sessions (repository, updated_at); -- is 
 
 -- The image that a sandbox's last start began from; empty: none.
 alter table sandboxes add column image text not null default '';
+-- A boot from an image failed: until one succeeds they begin without.
+alter table sandboxes add column without_image boolean not null default false;

@@ -109,7 +109,7 @@ func (a *actor) phase(ctx context.Context, t *tx, s Session, p sandbox.BodyPhase
 		return t.phaseFailed(ctx, s, phaseReason(p))
 	case p.Phase == sandbox.PhaseReady && p.State == "done":
 		res, err := t.ExecContext(ctx, `
-			update sandboxes set state = 'ready', state_at = now(), phase = $2, failures = 0, reason = '', retry_at = null
+			update sandboxes set state = 'ready', state_at = now(), phase = $2, failures = 0, reason = '', retry_at = null, without_image = false
 			where session_id = $1 and state = 'booting'`, s.ID, p.Phase)
 		if err != nil {
 			return fmt.Errorf("noting that the sandbox of %s is ready: %w", s.ID, err)

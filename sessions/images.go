@@ -229,8 +229,8 @@ type image struct {
 
 // imageFor finds the image from which a session's next box starts, if it has no
 // files of its own, and has it spared until the transaction ends. After a boot
-// from an image that failed, the next one does without. The session's sandbox is
-// locked.
+// from an image that failed, they do without until one succeeds. The session's sandbox
+// is locked.
 func (t *tx) imageFor(ctx context.Context, next candidate) (image, error) {
 	if next.Ref != "" {
 		return image{}, nil // it continues a filesystem of its own
@@ -238,13 +238,21 @@ func (t *tx) imageFor(ctx context.Context, next candidate) (image, error) {
 	var last struct {
 		Repository string `db:"repository"`
 		Image      string `db:"image"`
+		Without    bool   `db:"without_image"`
 	}
-	err := t.GetContext(ctx, &last, `select s.repository, b.image from sessions s join sandboxes b on b.session_id = s.id where s.id = $1`,
+	err := t.GetContext(ctx, &last, `select s.repository, b.image, b.without_image from sessions s join sandboxes b on b.session_id = s.id where s.id = $1`,
 		next.Session)
 	if err != nil {
 		return image{}, fmt.Errorf("reading what %s started from: %w", next.Session, err)
 	}
 	if last.Image != "" && (next.State == SandboxFailed || next.Failures > 0) {
+		_, err := t.ExecContext(ctx, `update sandboxes set without_image = true where session_id = $1`, next.Session)
+		if err != nil {
+			return image{}, fmt.Errorf("noting that %s starts without an image: %w", next.Session, err)
+		}
+		return image{}, nil
+	}
+	if last.Without {
 		return image{}, nil
 	}
 	return t.newestImage(ctx, last.Repository)

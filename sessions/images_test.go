@@ -287,6 +287,7 @@ func TestASessionWhoseBootFromTheImageFailedBeginsWithoutItTheNextTime(t *testin
 	if p := ended(t, e, acc.Prompt.ID); p.State != sessions.Failed {
 		t.Fatalf("the request ended as %s: %s", p.State, p.Reason)
 	}
+	w.Provider.Fail(sandbox.ErrCapacity) // the first try settles nothing
 	next := w.Ask(e, acc.Session.CreatedBy, "2.0", "two")
 	if p := ended(t, e, next.Prompt.ID); p.State != sessions.Completed {
 		t.Errorf("the request after it ended as %s: %s", p.State, p.Reason)
