@@ -12,7 +12,7 @@ import (
 // production takes tens of milliseconds. What follows from a sandbox's silence
 // stays as it is, because heartbeats do.
 func Hasten(e *Engine) {
-	e.tempo.lease = 400 * time.Millisecond
+	e.tempo.lease = 1500 * time.Millisecond // a busy machine renews it late
 	e.tempo.poll = 50 * time.Millisecond
 	e.tempo.watch = 30 * time.Millisecond
 	e.tempo.grace = 50 * time.Millisecond
