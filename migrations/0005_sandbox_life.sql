@@ -63,3 +63,6 @@ alter table sessions add archived_at timestamptz;
 update sessions set archived_at = updated_at where state = 'archived';
 create index sessions_quiet on sessions (updated_at) where state = 'open';
 create index sessions_archived on sessions (archived_at) where state = 'archived';
+
+-- Boxes that are to be ended are looked for every two seconds, among all sessions that there ever were.
+create index sandboxes_boxed on sandboxes (state) where box <> '';

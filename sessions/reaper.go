@@ -16,19 +16,17 @@ import (
 func (e *Engine) reapSaved(ctx context.Context) error {
 	tick := time.NewTicker(e.tempo.watch)
 	defer tick.Stop()
-	looks := []func(context.Context) error{
-		e.giveUpSaving, e.expireSaved, e.emptyArchive, e.deleteFiles, e.archiveIdle, e.deleteUnwanted,
-	}
+	looks := []func(context.Context) error{e.giveUpSaving, e.expireSaved, e.archiveIdle, e.deleteUnwanted}
+	// These go through all sessions that were ever archived, or all that the provider keeps.
+	sweeps := []func(context.Context) error{e.emptyArchive, e.deleteFiles, e.sweepSaved}
 	for n := 0; ; n++ {
 		for _, look := range looks {
-			if err := look(ctx); err != nil && ctx.Err() == nil {
-				e.log.Warn("looking after saved filesystems", "err", e.scrub.text(err.Error()))
-			}
+			e.warn(ctx, "looking after saved filesystems", look(ctx))
 		}
 		const sweepEvery = 30 // of the looks
 		if n%sweepEvery == 0 {
-			if err := e.sweepSaved(ctx); err != nil && ctx.Err() == nil {
-				e.log.Warn("looking for saved filesystems that nobody owns", "err", e.scrub.text(err.Error()))
+			for _, sweep := range sweeps {
+				e.warn(ctx, "looking for saved filesystems that nobody wants", sweep(ctx))
 			}
 		}
 		select {
