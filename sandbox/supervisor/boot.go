@@ -144,13 +144,18 @@ func trailers(w sandbox.Welcome, bot person) []string {
 
 // sync brings the repository to where the session goes on.
 func (s *supervisor) sync(ctx context.Context) error {
-	if !s.repo.exists() {
+	if s.repo.empty() {
 		if err := s.repo.clone(ctx); err != nil {
 			return err
 		}
 		return s.repo.begin(ctx, s.welcome.Head)
 	}
 	s.repo.clearLocks()
+	if !s.repo.exists() { // somebody removed it, and no prompt has ended since
+		if err := s.repo.fetchHistory(ctx); err != nil {
+			return err
+		}
+	}
 	// First of all, because it shows whose the commits of an interrupted prompt are.
 	if err := s.repo.fetch(ctx); err != nil {
 		return err

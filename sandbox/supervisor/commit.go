@@ -31,6 +31,13 @@ func (r *repository) settleWork(ctx context.Context, since string, c credit) (co
 	if note := r.endOperation(ctx); note != "" {
 		notes = append(notes, note)
 	}
+	since, note, err := r.restoreHistory(ctx, since)
+	if note != "" {
+		notes = append(notes, note)
+	}
+	if err != nil {
+		return nil, notes, err
+	}
 	left, err := r.commitLeftovers(ctx, c)
 	if err != nil {
 		return nil, notes, err
@@ -39,7 +46,7 @@ func (r *repository) settleWork(ctx context.Context, since string, c credit) (co
 	if len(begun) > 0 {
 		notes = append(notes, "Not committed, because it is a repository of its own that has no commit yet: "+list(begun))
 	}
-	note, err := r.bringHome(ctx, c)
+	note, err = r.bringHome(ctx, c)
 	if err != nil {
 		return nil, notes, err
 	}

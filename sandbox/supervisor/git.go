@@ -53,6 +53,11 @@ type repository struct {
 	// that a branch that already holds one of them may be overwritten.
 	rewritten map[string]bool
 
+	// ignored is what git ignores in this checkout alone, as the boot found it: see ignoreUntracked.
+	ignored []byte
+	// instead holds, for commits that were lost with the history, where it goes on.
+	instead sync.Map
+
 	// What the remote has, as we saw ourselves; "" and none if nothing.
 	pushed string   // the session's branch, as last fetched or pushed
 	others []string // its other branches: the base as fetched, then all as last asked
@@ -204,57 +209,10 @@ func (r *repository) looseHead() string {
 	return ""
 }
 
-// exists tells whether there is a checkout to continue with.
-func (r *repository) exists() bool {
-	_, err := os.Stat(filepath.Join(r.dir, ".git"))
-	return err == nil
-}
-
-// clone makes the checkout. The whole history is fetched: agents read it, and a
-// blobless clone would come back to the network at every look into the past.
-func (r *repository) clone(ctx context.Context) error {
-	if err := os.MkdirAll(r.dir, 0o755); err != nil {
-		return err
-	}
-	if _, err := r.remote(ctx, "clone", "--quiet", "--no-checkout", r.origin, "."); err != nil {
-		return err
-	}
-	return r.fetched(ctx)
-}
-
-// fetch brings refs/remotes up to date.
-func (r *repository) fetch(ctx context.Context) error {
-	if err := r.restoreOrigin(ctx); err != nil {
-		return err
-	}
-	if _, err := r.remote(ctx, "fetch", "--quiet", "--prune", "origin"); err != nil {
-		return err
-	}
-	return r.fetched(ctx)
-}
-
-// restoreOrigin has origin be the remote that it was cloned from: the agent may have
-// removed or renamed it, or given the name to a fork.
-func (r *repository) restoreOrigin(ctx context.Context) error {
-	const name, branches = "remote.origin", "+refs/heads/*:refs/remotes/origin/*"
-	is, _ := r.git(ctx, "config", "--local", "--get-regexp", `^remote\.origin\.`) // fails if there is none
-	if is == name+".url "+r.origin+"\n"+name+".fetch "+branches+"\n" {
-		return nil
-	}
-	if is != "" {
-		if _, err := r.git(ctx, "config", "--local", "--remove-section", name); err != nil {
-			return err
-		}
-	}
-	if _, err := r.git(ctx, "config", "--local", name+".url", r.origin); err != nil {
-		return err
-	}
-	_, err := r.git(ctx, "config", "--local", name+".fetch", branches)
-	return err
-}
-
-// fetched notes what the remote has, before the agent can write refs/remotes.
+// fetched notes what the remote has, before the agent can write refs/remotes, and what
+// is ignored.
 func (r *repository) fetched(ctx context.Context) error {
+	r.ignored, _ = os.ReadFile(filepath.Join(r.dir, ".git", "info", "exclude")) // there may be none
 	const origin = "refs/remotes/origin/"
 	out, err := r.git(ctx, "for-each-ref", "--format=%(refname) %(objectname)", origin+r.base, origin+r.branch)
 	for line := range strings.Lines(out) {
@@ -272,10 +230,8 @@ func (r *repository) fetched(ctx context.Context) error {
 // before, else where the base branch is. Without a session it is the base branch
 // as it is now.
 func (r *repository) begin(ctx context.Context, head string) error {
-	start := "refs/remotes/origin/" + r.base
-	if tip := r.tip(ctx, head); tip != "" {
-		start = tip
-	} else if !r.succeeds(ctx, "rev-parse", "--verify", "--quiet", start) {
+	start := r.start(ctx, head)
+	if !r.succeeds(ctx, "rev-parse", "--verify", "--quiet", start) {
 		if r.succeeds(ctx, "rev-parse", "--verify", "--quiet", "HEAD") {
 			return fmt.Errorf("the repository has no branch %s", r.base)
 		}
@@ -403,6 +359,7 @@ type change struct {
 // changes compares the working tree, new files included, with commit since. The
 // agent's own index is not touched.
 func (r *repository) changes(ctx context.Context, since string) (change, error) {
+	since = r.goesOn(since)
 	left, clean, err := r.unfit(ctx)
 	if err != nil {
 		return change{}, err

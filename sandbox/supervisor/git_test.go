@@ -423,3 +423,48 @@ func TestAnAgentThatRemovesTheRemoteLosesNothing(t *testing.T) {
 		})
 	}
 }
+
+func TestAnAgentThatRemovesTheHistoryLosesNoFile(t *testing.T) {
+	t.Parallel()
+	for name, script := range map[string]string{
+		"removed":       "rm -rf .git",
+		"begun anew":    "rm -rf .git; git init -q -b main; git add .; git commit -qm 'fresh start'",
+		"broken":        "rm -rf .git/objects",
+		"of our branch": "rm -rf .git; git init -q -b inspect/1",
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			g := newGitRig(t)
+			g.agent("echo /junk >> .git/info/exclude; echo 1 > junk") // as an image's scripts
+			if err := g.repo.fetch(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			g.turn("Alice", "echo b > b.txt; git add .; git commit -qm b")
+			g.push()
+			since := g.begin("Bob")
+			g.agent("echo c > c.txt; git add .; git commit -qm c; echo d > d.txt; rm a.txt; " + script)
+			commits, notes := g.settle("Bob", since)
+			if len(commits) != 1 || len(notes) != 1 || !strings.Contains(notes[0], "history of the repository was removed") {
+				t.Fatalf("commits %+v, notes %q", commits, notes)
+			}
+			if c, err := g.repo.changes(t.Context(), since); err != nil || len(c.files) != 3 {
+				t.Errorf("changed %+v (%v)", c.files, err)
+			}
+			g.push()
+			if got := g.branch(); got != "Alice|b\nBob|asked by Bob\n" {
+				t.Errorf("the branch has %q", got)
+			}
+			if got := g.run(g.bare, nil, "git ls-tree --name-only inspect/1"); got != "b.txt\nc.txt\nd.txt\n" {
+				t.Errorf("the branch holds %q", got)
+			}
+			// What follows goes on from there.
+			if commits, notes := g.settle("Bob", since); len(commits) != 1 || len(notes) > 0 {
+				t.Errorf("at the end again commits %+v, notes %q", commits, notes)
+			}
+			if commits, notes := g.turn("Alice", "echo e > e.txt"); len(commits) != 1 || len(notes) > 0 {
+				t.Errorf("of the next commits %+v, notes %q", commits, notes)
+			}
+			g.push()
+		})
+	}
+}
