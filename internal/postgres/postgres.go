@@ -12,6 +12,9 @@
 // Those without arguments are never prepared. What a connection has prepared
 // ends with it, so DATABASE_URL may lead to a proxy that pools whole sessions,
 // not to one that gives every transaction another server.
+//
+// A transaction in which nothing is said for a minute is ended by the server: its
+// replica hangs, or is cut off, and others wait for the rows that it has locked.
 package postgres
 
 import (
@@ -48,6 +51,9 @@ func (c connector) Connect(ctx context.Context) (driver.Conn, error) {
 	able, ok := inner.(session)
 	if !ok {
 		return nil, errors.Join(errors.New("this version of lib/pq lacks a method of database/sql/driver"), inner.Close())
+	}
+	if _, err := able.ExecContext(ctx, `set idle_in_transaction_session_timeout = '1min'`, nil); err != nil {
+		return nil, errors.Join(fmt.Errorf("bounding transactions: %w", err), inner.Close())
 	}
 	return &conn{session: able, prepared: make(map[string]statement)}, nil
 }

@@ -165,3 +165,31 @@ func BenchmarkStatement(b *testing.B) {
 		})
 	}
 }
+
+func TestAReplicaThatHangsInATransactionLetsGoOfItsRows(t *testing.T) {
+	t.Parallel()
+	url := pgtest.NewURL(t)
+	var dbs [2]*sqlx.DB
+	for i := range dbs {
+		db, err := postgres.Open(url)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { db.Close() })
+		dbs[i] = db
+	}
+	dbs[0].MustExec(`create table things (id bigint primary key, name text not null)`)
+	dbs[0].MustExec(`insert into things values (1, 'one')`)
+	hangs := dbs[0].MustBegin()
+	var bound string
+	if err := hangs.Get(&bound, `show idle_in_transaction_session_timeout`); err != nil || bound != "1min" {
+		t.Errorf("a transaction may say nothing for %q (%v)", bound, err)
+	}
+	hangs.MustExec(`set local idle_in_transaction_session_timeout = '100ms'`) // which nobody wants to wait for
+	hangs.MustExec(`update things set name = 'two' where id = 1`)
+	dbs[1].MustExec(`update things set name = 'three' where id = 1`)
+	if err := hangs.Commit(); err == nil {
+		t.Error("what hung was committed all the same")
+	}
+	dbs[0].MustExec(`update things set name = 'four' where id = 1`) // over another connection
+}
