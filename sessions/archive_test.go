@@ -1,8 +1,10 @@
 package sessions_test
 
 import (
+	"context"
 	"errors"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -173,4 +175,32 @@ func visit(t *testing.T, w *sessionstest.World, e *sessions.Engine, acc sessions
 	if _, err := e.PortVisitor(bg, secret, acc.Session.ID, 3000); err != nil {
 		t.Fatal(err)
 	}
+}
+
+func TestADeletionThatHangsKeepsNoOtherFilesystemThere(t *testing.T) {
+	t.Parallel()
+	w, e, _ := running(t)
+	var deletions atomic.Int32
+	hangs := make(chan struct{})
+	w.Provider.Interfere(func(_ context.Context, call string, after bool) error {
+		if call == "delete" && !after && deletions.Add(1) == 1 {
+			<-hangs
+		}
+		return nil
+	})
+	alice := w.Person(e, "Alice")
+	for _, ts := range []string{"1.0", "2.0", "3.0"} {
+		acc := w.Ask(e, alice.ID, ts, "acme/greeter: one")
+		ended(t, e, acc.Prompt.ID)
+		if err := e.Archive(bg, "click:"+ts, acc.Session.ID, alice.ID); err != nil {
+			t.Fatal(err)
+		}
+		parked(t, w, acc.Session.ID)
+	}
+	if _, err := w.DB.Exec(`update sessions set archived_at = now() - interval '8 days'`); err != nil {
+		t.Fatal(err)
+	}
+	sessionstest.Eventually(t, "all but the one that hangs are deleted", func() bool { return len(w.Provider.Saved()) == 1 })
+	close(hangs)
+	sessionstest.Eventually(t, "that one is deleted as well", func() bool { return len(w.Provider.Saved()) == 0 })
 }

@@ -24,7 +24,7 @@ const lookedAt = `coalesce(b.kept_at > b.claimed_at and b.kept_at > (
 
 // hasSecrets is the condition that the sandbox b of the session s may have secrets.
 const hasSecrets = `(exists (select from variables v where v.secret and not v.outside and v.repository in ('', s.repository))
-	or exists (select from old_secrets o where o.repository in ('', s.repository) and o.ended_at > b.claimed_at))`
+	or exists (select from old_secrets o where o.repository in ('', s.repository) and o.ended_at > b.claimed_at - interval '1 minute'))`
 
 // noteKept records what the supervisor found. What it says of the files as they were
 // after a prompt is nothing worth if another one has begun since.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"time"
 
 	"github.com/lib/pq"
@@ -16,18 +17,23 @@ import (
 func (e *Engine) reapSaved(ctx context.Context) error {
 	tick := time.NewTicker(e.tempo.watch)
 	defer tick.Stop()
-	looks := []func(context.Context) error{e.giveUpSaving, e.expireSaved, e.archiveIdle, e.deleteUnwanted}
-	// These go through all sessions that were ever archived, or all that the provider keeps.
-	sweeps := []func(context.Context) error{e.emptyArchive, e.deleteFiles, e.sweepSaved}
+	const doing = "looking after saved filesystems"
+	deletions := &tending{again: e.tempo.watch, report: func(err error) { e.warn(ctx, doing, err) }}
+	defer deletions.wait()
+	looks := []func(context.Context) error{e.giveUpSaving, e.expireSaved, e.archiveIdle,
+		func(ctx context.Context) error { return e.deleteUnwanted(ctx, deletions) }}
+	// These go through all sessions that were ever archived.
+	sweeps := []func(context.Context) error{e.emptyArchive, e.deleteFiles}
 	for n := 0; ; n++ {
 		for _, look := range looks {
-			e.warn(ctx, "looking after saved filesystems", look(ctx))
+			e.warn(ctx, doing, look(ctx))
 		}
 		const sweepEvery = 30 // of the looks
 		if n%sweepEvery == 0 {
 			for _, sweep := range sweeps {
-				e.warn(ctx, "looking for saved filesystems that nobody wants", sweep(ctx))
+				e.warn(ctx, doing, sweep(ctx))
 			}
+			deletions.begin(allBoxes, func() error { return e.sweepSaved(ctx) })
 		}
 		select {
 		case <-ctx.Done():
@@ -70,12 +76,8 @@ const deleteAgain = time.Minute
 
 // deleteUnwanted deletes at the provider what is not wanted, and tries again later
 // what it refuses. What another provider keeps is left to it.
-func (e *Engine) deleteUnwanted(ctx context.Context) error {
-	var list []struct {
-		Row      int64       `db:"id"`
-		Ref      sandbox.Ref `db:"ref"`
-		Failures int         `db:"failures"`
-	}
+func (e *Engine) deleteUnwanted(ctx context.Context, deletions *tending) error {
+	var list []unwanted
 	err := e.db.SelectContext(ctx, &list, `
 		select id, ref, failures from saved v where state = 'unwanted' and coalesce(retry_at, now()) <= now()
 			and (ref = '' or provider = $1)
@@ -85,22 +87,35 @@ func (e *Engine) deleteUnwanted(ctx context.Context) error {
 		return fmt.Errorf("reading what is to be deleted: %w", err)
 	}
 	for _, v := range list {
-		err := e.deleteSaved(ctx, v.Ref)
-		if ctx.Err() != nil {
-			return nil
+		deletions.begin(strconv.FormatInt(v.Row, 10), func() error { return e.deleteRow(ctx, v) })
+	}
+	return nil
+}
+
+// unwanted is a row of a filesystem that is to be deleted.
+type unwanted struct {
+	Row      int64       `db:"id"`
+	Ref      sandbox.Ref `db:"ref"`
+	Failures int         `db:"failures"`
+}
+
+// deleteRow deletes a filesystem, or notes when that is tried again.
+func (e *Engine) deleteRow(ctx context.Context, v unwanted) error {
+	err := e.deleteSaved(ctx, v.Ref)
+	if ctx.Err() != nil {
+		return nil
+	}
+	if err == nil {
+		_, err = e.db.ExecContext(ctx, `update saved set state = 'gone' where id = $1 and state = 'unwanted'`, v.Row)
+	} else {
+		if v.Failures == 0 {
+			e.log.Warn("a saved filesystem could not be deleted; it is tried again", "ref", v.Ref, "err", e.scrub.text(err.Error()))
 		}
-		if err == nil {
-			_, err = e.db.ExecContext(ctx, `update saved set state = 'gone' where id = $1 and state = 'unwanted'`, v.Row)
-		} else {
-			if v.Failures == 0 {
-				e.log.Warn("a saved filesystem could not be deleted; it is tried again", "ref", v.Ref, "err", e.scrub.text(err.Error()))
-			}
-			_, err = e.db.ExecContext(ctx, `update saved set failures = failures + 1, retry_at = now() + make_interval(secs => $2) where id = $1`,
-				v.Row, seconds(min(deleteAgain<<min(v.Failures, 10), e.tempo.deletion)))
-		}
-		if err != nil {
-			return fmt.Errorf("noting that a filesystem is deleted: %w", err)
-		}
+		_, err = e.db.ExecContext(ctx, `update saved set failures = failures + 1, retry_at = now() + make_interval(secs => $2) where id = $1`,
+			v.Row, seconds(min(deleteAgain<<min(v.Failures, 10), e.tempo.deletion)))
+	}
+	if err != nil {
+		return fmt.Errorf("noting that a filesystem is deleted: %w", err)
 	}
 	return nil
 }

@@ -5,8 +5,9 @@ import (
 	"time"
 )
 
-// tending is what the watch does about boxes at their provider: about each box by
-// itself, so that a call that hangs keeps neither another box waiting nor a deadline.
+// tending is what is done about boxes at their provider, and what it keeps of them:
+// about each by itself, so that a call that hangs keeps neither another one waiting nor
+// a deadline.
 // What fails is tried again after a while that grows, because an attempt may have the
 // provider copy a whole filesystem. The zero value with a report can be used.
 type tending struct {
@@ -33,12 +34,12 @@ const tendedAtOnce = 32
 // the box's end.
 const mostDoubled = 3
 
-// allBoxes names, in place of a session, a spare or a box, a look at all boxes of the provider.
+// allBoxes names, in place of one, a look at all that the provider has.
 const allBoxes = ""
 
-// begin does f about the box of a session or a spare. It does not if something is being
-// done about that box, or about as many others as may be, or failed a moment ago: the
-// next look begins again.
+// begin does f about what owner names: a session's or a spare's box, an orphan, a saved
+// filesystem. It does not if something is being done about that, or about as many others
+// as may be, or failed a moment ago: the next look begins again.
 func (t *tending) begin(owner string, f func() error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
