@@ -72,18 +72,18 @@ func (r *repository) settleWork(ctx context.Context, since string, c credit) (co
 	return commits, notes, err
 }
 
-// endOperation ends a merge, rebase, cherry-pick or revert that the agent left
-// in the middle, keeping the files as they are.
+// endOperation ends a merge, rebase, cherry-pick, revert or the taking of mailed
+// patches that the agent left in the middle, keeping the files as they are.
 func (r *repository) endOperation(ctx context.Context) string {
 	for _, op := range []struct{ mark, command string }{
-		{"rebase-merge", "rebase"}, {"rebase-apply", "rebase"}, {"CHERRY_PICK_HEAD", "cherry-pick"},
+		{"rebase-merge", "rebase"}, {"rebase-apply/applying", "am"}, {"rebase-apply", "rebase"}, {"CHERRY_PICK_HEAD", "cherry-pick"},
 		{"REVERT_HEAD", "revert"}, {"MERGE_HEAD", "merge"},
 	} {
 		if _, err := os.Stat(filepath.Join(r.dir, ".git", op.mark)); err != nil {
 			continue
 		}
 		if _, err := r.git(ctx, op.command, "--quit"); err == nil {
-			return fmt.Sprintf("A %s was left unfinished; its files were committed as they were.", op.command)
+			return fmt.Sprintf("A git %s was left unfinished; its files were committed as they were.", op.command)
 		}
 	}
 	return ""

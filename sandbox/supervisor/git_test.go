@@ -219,6 +219,10 @@ func TestWorkInTheMiddleOfAMergeOrRebaseIsKept(t *testing.T) {
 	if status := g.run(g.repo.dir, g.repo.env, "git status --porcelain; git symbolic-ref HEAD"); status != "refs/heads/inspect/1\n" {
 		t.Errorf("after it: %s (notes %q)", status, notes)
 	}
+	_, notes = g.turn("Alice", "git format-patch -q -1 --stdout HEAD >../mail; echo own > b.txt; git commit -qam own; git am -q ../mail >/dev/null 2>&1 || true")
+	if _, err := os.Stat(filepath.Join(g.repo.dir, ".git", "rebase-apply")); err == nil || len(notes) != 1 || !strings.Contains(notes[0], "am was left unfinished") {
+		t.Errorf("after taking patches: %v (notes %q)", err, notes)
+	}
 }
 
 func TestTheRepositorysOwnHooksRunToo(t *testing.T) {
