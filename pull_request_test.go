@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"slices"
 	"testing"
 	"time"
 
@@ -87,4 +88,59 @@ func (r *rig) pullsOf(session string) []*github.PullRequest {
 		r.Fatal(err)
 	}
 	return pulls
+}
+
+// historyScripts are an agent that has its own ideas of git.
+var historyScripts = scriptFS{"10-remove.txt": `match begin the history anew
+step
+call bash
+	description: Begin anew
+	command: rm -rf .git && git init -q -b main && echo one > one.txt && git add . && git -c user.name=A -c user.email=a@example.com commit -qm "A fresh start"
+step
+call create_pull_request
+	title: One
+	body: The first file.
+step
+say
+	The tool said: {{.Result "create_pull_request"}}
+`, "11-remove.txt": `match without any history
+step
+call bash
+	description: Remove it
+	command: rm -rf .git && echo two > two.txt
+step
+say
+	Now there are two.
+`}
+
+func TestAnAgentThatRemovesTheHistoryHasItsWorkInThePullRequestAllTheSame(t *testing.T) {
+	t.Parallel()
+	r := startRig(t, func(p *practice) { p.scripts = historyScripts.write(t) })
+	channel := r.channel("greeter")
+	thread := r.say("alice", channel, "", "@inspect begin the history anew in acme/greeter")
+	first := r.waitSettled(thread, 1, time.Minute)
+	r.say("bob", channel, thread, "and now without any history")
+	for _, p := range r.waitSettled(thread, 2, time.Minute) {
+		if p.State != "completed" {
+			t.Errorf("a prompt ended as %s: %s", p.State, p.Reason)
+		}
+	}
+	r.eventually("the work of both", time.Minute, func() error {
+		pulls := r.pullsOf(first[0].Session)
+		if len(pulls) != 1 {
+			return fmt.Errorf("the pull requests are %+v", pulls)
+		}
+		files, _, err := r.octocat("alice").PullRequests.ListFiles(t.Context(), "acme", "greeter", pulls[0].GetNumber(), nil)
+		if err != nil {
+			return err
+		}
+		var names []string
+		for _, f := range files {
+			names = append(names, f.GetFilename())
+		}
+		if want := []string{"one.txt", "two.txt"}; !slices.Equal(names, want) {
+			return fmt.Errorf("it changes %q, want %q", names, want)
+		}
+		return nil
+	})
 }
