@@ -57,6 +57,31 @@ func BenchmarkColdBox(b *testing.B) {
 	b.ReportMetric(percentile(toModel, 0.5), "p50-ms-to-model")
 }
 
+// BenchmarkStop measures from a stop, while a tool runs whose processes ignore SIGTERM
+// and one of which has left its group, to the prompt's end and to that of the last of
+// them (I12).
+func BenchmarkStop(b *testing.B) {
+	p := newPlane(b, longScript)
+	box := p.newBox()
+	box.start()
+	var toEnd, toGone []time.Duration
+	for i := 0; b.Loop(); i++ {
+		id := "p" + strconv.Itoa(i)
+		p.prompt(id, "take long", "Alice")
+		p.printed(id, "begun")
+		began := time.Now()
+		p.stop(id)
+		p.settled(id)
+		toEnd = append(toEnd, time.Since(began))
+		box.gone("sleep 40", time.Minute)
+		toGone = append(toGone, time.Since(began))
+	}
+	b.ReportMetric(percentile(toEnd, 0.95), "p95-ms-to-end")
+	b.ReportMetric(1000, "p95-ms-to-end-max")
+	b.ReportMetric(percentile(toGone, 0.95), "p95-ms-to-gone")
+	b.ReportMetric(5000, "p95-ms-to-gone-max")
+}
+
 // percentile is in milliseconds.
 func percentile(all []time.Duration, q float64) float64 {
 	slices.Sort(all)
