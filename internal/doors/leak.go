@@ -49,13 +49,20 @@ func (g *Git) withoutSecrets(w http.ResponseWriter, r *http.Request, a Access, p
 	if find == nil || len(p.commands) == 0 {
 		return io.NopCloser(body)
 	}
-	select {
-	case g.looks <- struct{}{}:
-		defer func() { <-g.looks }()
-	case <-r.Context().Done():
+	busy := func() {
 		refuse(http.StatusServiceUnavailable, "too many pushes are looked through for secrets at the moment; try again in a minute")
+	}
+	done := g.spools.take(r.Context(), a.Session)
+	if done == nil {
+		busy()
 		return nil
 	}
+	defer func() {
+		if rest == nil {
+			done()
+		}
+	}()
+	// A sandbox that sends slowly keeps only itself waiting.
 	spool, err := spooled(body)
 	if errors.Is(err, errTooLarge) {
 		refuse(http.StatusForbidden, g.tooLarge())
@@ -66,10 +73,15 @@ func (g *Git) withoutSecrets(w http.ResponseWriter, r *http.Request, a Access, p
 		refuse(http.StatusServiceUnavailable, "this push did not arrive whole, or there is no room for it in the control plane; try again in a minute")
 		return nil
 	}
-	sentence := p.leaks(spool, find)
+	sentence, looked := g.look(r.Context(), p, spool, find)
+	if !looked {
+		spool.Close()
+		busy()
+		return nil
+	}
 	if sentence == "" {
 		if _, err = spool.Seek(0, io.SeekStart); err == nil {
-			return spool
+			return &spooledPush{spool, done}
 		}
 		sentence = "the control plane cannot read this push again; try again in a minute"
 	}
@@ -82,9 +94,32 @@ func (g *Git) withoutSecrets(w http.ResponseWriter, r *http.Request, a Access, p
 	return nil
 }
 
+// look is leaks, once there is room for one more look.
+func (g *Git) look(ctx context.Context, p *pushRequest, spool *os.File, find FindSecret) (sentence string, looked bool) {
+	select {
+	case g.looks <- struct{}{}:
+	case <-ctx.Done():
+		return "", false
+	}
+	defer func() { <-g.looks }()
+	return p.leaks(spool, find), true
+}
+
 // tooLarge is what the agent reads of a push over the limit.
 func (g *Git) tooLarge() string {
 	return fmt.Sprintf("a push may have at most %d MB", g.c.MaxPush>>20)
+}
+
+// spooledPush is one that may go on; the session's next push is kept once it is closed.
+type spooledPush struct {
+	*os.File
+	done func()
+}
+
+// Close ends the file and the session's turn.
+func (s *spooledPush) Close() error {
+	defer s.done()
+	return s.File.Close()
 }
 
 // spooled keeps a body in a file that has no name and is gone when it is closed.

@@ -213,6 +213,8 @@ func TestOnlyListedPathsAndProvidersAreForwarded(t *testing.T) {
 		{"POST", "/model/openai/v1/chat/completions", "{", "the model request cannot be read", 400},
 		{"POST", "/model/openai/v1/chat/completions", "{}", "it names no model", 400},
 		{"POST", "/model/openai/v1/chat/completions", `{"model":"m","stream":true,"stream_options":7}`, "stream_options", 400},
+		{"POST", "/model/openai/v1/chat/completions", chat(strings.Repeat("m", 1000), false), "name is too long", 400},
+		{"POST", "/model/openai/v1/responses", `{"model":"m","background":true,"input":"hello"}`, "what it costs would never be known", 400},
 		{"POST", "/model/openai/v1/chat/completions", strings.Repeat(" ", 2<<20), "at most 1 MB", 413},
 	} {
 		res, body := send(t, sandboxClient(sandboxToken), c.method, d.url+c.path, c.body)
