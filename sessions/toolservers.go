@@ -1,16 +1,20 @@
 package sessions
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
+	"strings"
+
+	"openinspect/sandbox"
 )
 
 // ToolServer is where a server of tools is, with the headers that are set for it.
 type ToolServer struct {
 	URL     string
 	Headers map[string]string
-	Secrets []string // values of secrets in Headers
+	Secrets []string // how values of secrets in Headers may look; longest first
 }
 
 // ToolServer returns the server of that name at a URL that is set for the session's
@@ -51,11 +55,12 @@ func (s surroundings) fill(m MCPServer) (ToolServer, error) {
 				missing = name
 			}
 			if slices.Contains(s.values(), value) {
-				filled.Secrets = append(filled.Secrets, value)
+				filled.Secrets = append(filled.Secrets, sandbox.SecretForms(value)...)
 			}
 			return value
 		})
 	}
+	slices.SortFunc(filled.Secrets, func(a, b string) int { return cmp.Or(len(b)-len(a), strings.Compare(a, b)) })
 	if missing != "" {
 		return filled, &Problem{Code: "no_tools", Text: fmt.Sprintf("A header of the server of tools %s names %s, which is not set: an administrator has to set it as a secret.", m.Name, missing)}
 	}

@@ -15,7 +15,7 @@ import (
 type ToolServer struct {
 	URL    string
 	Header http.Header // what a request to it needs
-	Secret []string    // values in Header that no answer may hold
+	Secret []string    // what of Header no answer may hold; longest first
 }
 
 // ToolServers knows the servers of tools by their names. A *Refusal is told to the
