@@ -127,7 +127,7 @@ func TestAServerOfToolsGetsTheHeadersThatAreSet(t *testing.T) {
 		t.Errorf("without its secret: %v", err)
 	}
 	set(t, e, ada, sessions.ForAll, "TEAM", "north", false)
-	for repository, value := range map[string]string{sessions.ForAll: "token-for-all", "acme/greeter": "token-of-greeter", "acme/billing": "token-of-billing"} {
+	for repository, value := range map[string]string{sessions.ForAll: "token-for-all", "acme/greeter": "token-of-greeter\n", "acme/billing": "token-of-billing"} {
 		if err := e.SetVariable(ctx, ada.ID, repository, "LINEAR", value, sessions.SecretOutside); err != nil {
 			t.Fatal(err)
 		}
@@ -142,6 +142,10 @@ func TestAServerOfToolsGetsTheHeadersThatAreSet(t *testing.T) {
 		if is := slices.ContainsFunc(got.Secrets, func(s string) bool { return strings.Contains(s, form) }); is != kept {
 			t.Errorf("%s is kept from the answers: %v", form, is)
 		}
+	}
+	set(t, e, ada, sessions.ForAll, "TEAM", "north\nsouth", false)
+	if _, err := e.ToolServer(ctx, acc.Session.ID, "linear"); err == nil || !strings.Contains(err.Error(), "names TEAM, whose value has several lines") {
+		t.Errorf("with a header of two lines: %v", err)
 	}
 	if _, err := e.ToolServer(ctx, acc.Session.ID, "other"); err == nil {
 		t.Error("a server that is not set is found")
