@@ -164,7 +164,7 @@ func (g *Git) serve(w http.ResponseWriter, r *http.Request, a Access) {
 	g.pass(w, r, a, q)
 }
 
-// maxWait is how long a request over the rate limit waits for its turn.
+// maxWait is how long a request over a limit waits for its turn.
 const maxWait = 10 * time.Second
 
 func (g *Git) turn(ctx context.Context, session string) bool {

@@ -114,29 +114,56 @@ func TestARequestThatNeverArrivesWholeIsGivenUp(t *testing.T) {
 	}
 }
 
+// crowd is a server whose answers wait for the test.
+type crowd struct {
+	url            string
+	arrived, leave chan struct{}
+	mu             sync.Mutex
+	now, most      int
+}
+
+func newCrowd(t *testing.T) *crowd {
+	h := &crowd{arrived: make(chan struct{}, 100), leave: make(chan struct{})}
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		h.count(1)
+		h.arrived <- struct{}{}
+		<-h.leave
+		h.count(-1)
+		w.Header().Set("Content-Type", "application/json")
+		io.WriteString(w, `{"usage":{"prompt_tokens":1,"completion_tokens":1}}`)
+	}))
+	t.Cleanup(server.Close)
+	h.url = server.URL
+	return h
+}
+
+func (h *crowd) count(by int) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.now += by
+	h.most = max(h.most, h.now)
+}
+
+// pass waits until first are there, lets all of them go and returns how many there were at once.
+func (h *crowd) pass(all, first int) int {
+	for range first {
+		<-h.arrived
+	}
+	for range all {
+		h.leave <- struct{}{}
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.most
+}
+
 // What a request costs is known when it ends: a budget can be passed by as many as
 // are on their way. Each is in memory, too.
 func TestASessionAsksModelsAFewThingsAtATime(t *testing.T) {
 	t.Parallel()
-	var mu sync.Mutex
-	now, most := 0, 0
-	arrived, leave := make(chan struct{}, 100), make(chan struct{})
-	upstream := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		mu.Lock()
-		now++
-		most = max(most, now)
-		mu.Unlock()
-		arrived <- struct{}{}
-		<-leave
-		mu.Lock()
-		now--
-		mu.Unlock()
-		w.Header().Set("Content-Type", "application/json")
-		io.WriteString(w, `{"usage":{"prompt_tokens":1,"completion_tokens":1}}`)
-	}))
-	t.Cleanup(upstream.Close)
+	h := newCrowd(t)
 	b := &budget{}
-	url := serveModel(t, upstream.URL, b, nil)
+	url := serveModel(t, h.url, b, nil)
 	const asked = 4 * callsAtOnce
 	var all sync.WaitGroup
 	for range asked {
@@ -144,16 +171,30 @@ func TestASessionAsksModelsAFewThingsAtATime(t *testing.T) {
 			send(t, sandboxClient(sandboxToken), http.MethodPost, url+"/model/openai/v1/chat/completions", chat("house-model", false))
 		})
 	}
-	for range callsAtOnce {
-		<-arrived
-	}
-	for range asked {
-		leave <- struct{}{}
-	}
+	most := h.pass(asked, callsAtOnce)
 	all.Wait()
 	if most != callsAtOnce || len(b.all()) != asked {
 		t.Errorf("%d at once, %d counted", most, len(b.all()))
 	}
+}
+
+func TestASandboxThatOpensEverMoreRequestsWaits(t *testing.T) {
+	t.Parallel()
+	h := newCrowd(t)
+	doors := New(Config{Auth: tokens{sandboxToken: access}, Log: quiet,
+		Tools: NewTools(ToolsConfig{Servers: toolServers{h.url}, Log: quiet, Transport: &http.Transport{DisableKeepAlives: true}})}).(*handler)
+	doors.requests = newAtOnce(2)
+	server := httptest.NewServer(doors)
+	t.Cleanup(server.Close)
+	const asked = 20
+	var all sync.WaitGroup
+	for range asked {
+		all.Go(func() { send(t, sandboxClient(sandboxToken), http.MethodPost, server.URL+"/mcp/linear", "{}") })
+	}
+	if most := h.pass(asked, 2); most != 2 {
+		t.Errorf("%d at once", most)
+	}
+	all.Wait()
 }
 
 func TestAQuestionThatSaysTwoThingsIsAskedAsItWasUnderstood(t *testing.T) {
