@@ -9,9 +9,11 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"net/http/httptrace"
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 )
 
@@ -313,6 +315,9 @@ func (m *Model) forward(ctx context.Context, w http.ResponseWriter, r *http.Requ
 	} else {
 		up.Header.Set("Authorization", "Bearer "+c.provider.Key)
 	}
+	var arrived atomic.Bool // the request, at the provider
+	up = up.WithContext(httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
+		WroteRequest: func(w httptrace.WroteRequestInfo) { arrived.Store(w.Err == nil) }}))
 	silence := time.AfterFunc(m.c.Silence, cancel)
 	res, err := m.c.Transport.RoundTrip(up)
 	if !silence.Stop() && err == nil {
@@ -320,6 +325,9 @@ func (m *Model) forward(ctx context.Context, w http.ResponseWriter, r *http.Requ
 		err = context.DeadlineExceeded
 	}
 	if err != nil {
+		if ctx.Err() != nil && arrived.Load() {
+			m.settle(ctx, c, &counter{protocol: c.provider.Protocol}) // it may have read it all
+		}
 		m.unanswered(w, r, c, err)
 		return
 	}
