@@ -151,14 +151,15 @@ func (a *actor) take(ctx context.Context, c sandbox.Call) (refused *toolResult, 
 	return refused, err
 }
 
-// lookUp answers a call that only reads, unless it was answered before.
+// lookUp answers a call that only reads, unless it was answered before, or its id is
+// another tool's: that one's result is not this one's to give.
 func (a *actor) lookUp(ctx context.Context, c sandbox.Call, read func(context.Context, *Engine, toolCall) (toolResult, error)) error {
 	var open struct {
 		Args   string    `db:"args"`
 		Author uuid.UUID `db:"author"`
 	}
 	err := a.e.db.GetContext(ctx, &open, `select c.args, p.author from calls c join prompts p on p.id = c.prompt_id
-		where c.session_id = $1 and c.boot = $2 and c.id = $3 and c.result is null`, a.session, a.boot, c.ID)
+		where c.session_id = $1 and c.boot = $2 and c.id = $3 and c.tool = $4 and c.result is null`, a.session, a.boot, c.ID, c.Tool)
 	if errors.Is(err, sql.ErrNoRows) {
 		return nil
 	}

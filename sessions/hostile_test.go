@@ -2,10 +2,12 @@ package sessions_test
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/google/uuid"
 
@@ -68,6 +70,25 @@ func TestCallsThatNoSupervisorMakesAreAnsweredAndBreakNothing(t *testing.T) {
 	report := <-begun // the child's answer is delivered all the same
 	report.done <- "thanks"
 	ended(t, e, report.prompt.ID)
+}
+
+func TestAnIdThatIsUsedForAnotherToolKeepsItsOwnResult(t *testing.T) {
+	t.Parallel()
+	w, e, begun := handWorld(t)
+	w.Forge.Fail(false, &sessions.Retryable{After: time.Hour, Err: errors.New("GitHub is away")})
+	w.Ask(e, w.Linked(e, "Alice").ID, "1.0", "acme/greeter: greet")
+	h := <-begun
+	for _, tool := range []string{"create_pull_request", "get_checks", "get_review"} {
+		if text, failed := h.callAs("same", tool, `{"title":"Greet politely","body":"As asked."}`); failed || !strings.Contains(text, "GitHub does not answer at the moment") {
+			t.Errorf("%s is answered %q (failed: %v)", tool, text, failed)
+		}
+	}
+	var row struct{ Tool, Key string }
+	err := w.DB.Get(&row, `select tool, outbox_key as key from calls where id = 'same' and result is null`)
+	if err != nil || row.Tool != "create_pull_request" || row.Key == "" {
+		t.Errorf("the call that waits is %+v (%v)", row, err)
+	}
+	h.done <- "done"
 }
 
 // at calls tools at the same time and counts those that were done.

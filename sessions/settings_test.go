@@ -2,7 +2,9 @@ package sessions_test
 
 import (
 	"context"
+	"encoding/hex"
 	"errors"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -125,15 +127,25 @@ func TestAServerOfToolsGetsTheHeadersThatAreSet(t *testing.T) {
 		t.Errorf("without its secret: %v", err)
 	}
 	set(t, e, ada, sessions.ForAll, "TEAM", "north", false)
-	for repository, value := range map[string]string{sessions.ForAll: "token-for-all", "acme/greeter": "token-of-greeter", "acme/billing": "token-of-billing"} {
+	for repository, value := range map[string]string{sessions.ForAll: "token-for-all", "acme/greeter": "token-of-greeter\n", "acme/billing": "token-of-billing"} {
 		if err := e.SetVariable(ctx, ada.ID, repository, "LINEAR", value, sessions.SecretOutside); err != nil {
 			t.Fatal(err)
 		}
 	}
 	got, err := e.ToolServer(ctx, acc.Session.ID, "linear")
 	if err != nil || got.URL != "https://mcp.linear.test/mcp" || got.Headers["Authorization"] != "Bearer token-of-greeter" ||
-		got.Headers["X-Team"] != "north/a" || len(got.Secrets) != 1 || got.Secrets[0] != "token-of-greeter" {
+		got.Headers["X-Team"] != "north/a" {
 		t.Errorf("the server is asked with %+v (%v)", got, err)
+	}
+	// A server may repeat what it got, encoded as well (I7).
+	for form, kept := range map[string]bool{"token-of-greeter": true, "dG9rZW4tb2YtZ3JlZXRl": true, hex.EncodeToString([]byte("token-of-greeter")): true, "north/a": false} {
+		if is := slices.ContainsFunc(got.Secrets, func(s string) bool { return strings.Contains(s, form) }); is != kept {
+			t.Errorf("%s is kept from the answers: %v", form, is)
+		}
+	}
+	set(t, e, ada, sessions.ForAll, "TEAM", "north\nsouth", false)
+	if _, err := e.ToolServer(ctx, acc.Session.ID, "linear"); err == nil || !strings.Contains(err.Error(), "names TEAM, whose value has several lines") {
+		t.Errorf("with a header of two lines: %v", err)
 	}
 	if _, err := e.ToolServer(ctx, acc.Session.ID, "other"); err == nil {
 		t.Error("a server that is not set is found")

@@ -37,7 +37,8 @@
 //     internet (I13). The address that was checked is the one that is dialled.
 //
 // Every wait has an end: bodies move or the connection is dropped (idle
-// limits), and each request has a total limit.
+// limits), and each request has a total limit, its body too. What one session
+// does at a time is bounded, so that a hostile one holds up itself alone.
 //
 // # Mounting
 //

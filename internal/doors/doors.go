@@ -46,21 +46,27 @@ type Config struct {
 // New returns the handler of the machine listener; see "Mounting" in the
 // package comment.
 func New(c Config) http.Handler {
-	h := &handler{auth: c.Auth, next: c.Next, log: c.Log, git: c.Git, model: c.Model, egress: c.Egress, tools: c.Tools}
+	h := &handler{auth: c.Auth, next: c.Next, log: c.Log, git: c.Git, model: c.Model, egress: c.Egress, tools: c.Tools,
+		requests: newAtOnce(requestsAtOnce)}
 	if h.next == nil {
 		h.next = http.NotFoundHandler()
 	}
 	return h
 }
 
+// requestsAtOnce is how many requests and tunnels one session may have open. A sandbox
+// needs some dozens; each takes some 100 kB and two connections.
+const requestsAtOnce = 512
+
 type handler struct {
-	auth   Authenticator
-	next   http.Handler
-	log    *slog.Logger
-	git    *Git
-	model  *Model
-	egress *Egress
-	tools  *Tools
+	auth     Authenticator
+	next     http.Handler
+	log      *slog.Logger
+	git      *Git
+	model    *Model
+	egress   *Egress
+	tools    *Tools
+	requests *atOnce
 }
 
 // door is one of the entrances. Both methods may be called on a nil door.
@@ -108,6 +114,20 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		h.log.Error("sandbox token not checked", "path", r.URL.Path, "err", err)
 		d.refuse(w, r, http.StatusServiceUnavailable, "the control plane cannot check this sandbox's credential at the moment; try again")
 	default:
-		d.serve(w, r, access)
+		h.serve(w, r, access, d)
 	}
+}
+
+// serve has the door serve a request in its turn.
+func (h *handler) serve(w http.ResponseWriter, r *http.Request, a Access, d door) {
+	ctx, cancel := context.WithTimeout(r.Context(), maxWait)
+	done := h.requests.take(ctx, a.Session)
+	cancel()
+	if done == nil {
+		h.log.Warn("a sandbox has too many requests open", "session", a.Session)
+		d.refuse(w, r, http.StatusTooManyRequests, "this sandbox has too many requests open at once; wait until some have ended")
+		return
+	}
+	defer done()
+	d.serve(w, r, a)
 }

@@ -36,6 +36,13 @@ var access = Access{Session: "s1", Repository: "acme/greeter", Branch: "inspect/
 // waitingToken is of a sandbox that works for no session.
 const waitingToken = "sandbox-token-waiting"
 
+// slowTokens are of sandboxes with sessions of their own.
+var slowTokens = []string{"sandbox-token-slow-1", "sandbox-token-slow-2", "sandbox-token-slow-3"}
+
+func slow(name string) Access {
+	return Access{Session: name, Repository: "acme/greeter", Branch: "inspect/" + name, DefaultBranch: "main"}
+}
+
 var waiting = Access{Session: "waiting-1", Repository: "acme/greeter", DefaultBranch: "main"}
 
 var quiet = slog.New(slog.DiscardHandler)
@@ -43,7 +50,11 @@ var quiet = slog.New(slog.DiscardHandler)
 // serveDoors serves what is configured, for sandboxToken and waitingToken.
 func serveDoors(t testing.TB, c Config) string {
 	t.Helper()
-	c.Auth, c.Log = tokens{sandboxToken: access, waitingToken: waiting}, quiet
+	known := tokens{sandboxToken: access, waitingToken: waiting}
+	for _, token := range slowTokens {
+		known[token] = slow(token)
+	}
+	c.Auth, c.Log = known, quiet
 	server := httptest.NewServer(New(c))
 	t.Cleanup(server.Close)
 	return server.URL

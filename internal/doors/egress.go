@@ -285,7 +285,7 @@ func (e *Egress) request(w http.ResponseWriter, r *http.Request, a Access) {
 		e.failed(w, r, a, r.URL.Host, err)
 		return
 	}
-	body := &countingReader{r: &patientBody{body: r.Body, rc: http.NewResponseController(w), idle: e.c.Idle, limit: maxEgressBody}}
+	body := &countingReader{r: newPatientBody(w, r, e.c.Idle, e.c.Total, maxEgressBody)}
 	up := r.Clone(r.Context())
 	up.RequestURI, up.Host = "", r.URL.Host
 	up.URL.Host, up.URL.User = net.JoinHostPort(host, port), nil

@@ -57,7 +57,8 @@ type GitConfig struct {
 type Git struct {
 	c      GitConfig
 	limits *limits
-	looks  chan struct{} // one for each push that is looked through
+	spools *atOnce       // pushes that are kept to be looked through
+	looks  chan struct{} // one for each that is
 }
 
 // mostLooks is how many pushes are looked through at once: each may take some 300 MB.
@@ -80,7 +81,7 @@ func NewGit(c GitConfig) *Git {
 	if c.Transport == nil {
 		c.Transport = plainTransport(maxSilence)
 	}
-	return &Git{c: c, limits: newLimits(c.PerSecond, c.Burst), looks: make(chan struct{}, mostLooks)}
+	return &Git{c: c, limits: newLimits(c.PerSecond, c.Burst), spools: newAtOnce(1), looks: make(chan struct{}, mostLooks)}
 }
 
 // maxSilence is how long an upstream may work before its answer begins: an
@@ -163,7 +164,7 @@ func (g *Git) serve(w http.ResponseWriter, r *http.Request, a Access) {
 	g.pass(w, r, a, q)
 }
 
-// maxWait is how long a request over the rate limit waits for its turn.
+// maxWait is how long a request over a limit waits for its turn.
 const maxWait = 10 * time.Second
 
 func (g *Git) turn(ctx context.Context, session string) bool {
@@ -206,7 +207,7 @@ func (g *Git) pass(w http.ResponseWriter, r *http.Request, a Access, q gitReques
 }
 
 func (g *Git) body(w http.ResponseWriter, r *http.Request) *patientBody {
-	return &patientBody{body: r.Body, rc: http.NewResponseController(w), idle: g.c.Idle, limit: g.c.MaxPush}
+	return newPatientBody(w, r, g.c.Idle, g.c.Total, g.c.MaxPush)
 }
 
 // ask sends one request to the upstream with a fresh credential.

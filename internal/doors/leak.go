@@ -24,8 +24,10 @@ import (
 // FindSecret returns the name of a secret whose value is in the data, or "".
 type FindSecret func(data []byte) (name string)
 
-// mostLeaks is how many places a refusal names.
-const mostLeaks = 3
+const (
+	mostLeaks    = 3   // places that a refusal names
+	longestPlace = 512 // bytes of a folder in which is looked for them; a pack may have many, and deep ones
+)
 
 // leaksAdvice ends a refusal.
 const leaksAdvice = "; read the value from the environment instead, take it out of what was committed " +
@@ -47,13 +49,20 @@ func (g *Git) withoutSecrets(w http.ResponseWriter, r *http.Request, a Access, p
 	if find == nil || len(p.commands) == 0 {
 		return io.NopCloser(body)
 	}
-	select {
-	case g.looks <- struct{}{}:
-		defer func() { <-g.looks }()
-	case <-r.Context().Done():
+	busy := func() {
 		refuse(http.StatusServiceUnavailable, "too many pushes are looked through for secrets at the moment; try again in a minute")
+	}
+	done := g.spools.take(r.Context(), a.Session)
+	if done == nil {
+		busy()
 		return nil
 	}
+	defer func() {
+		if rest == nil {
+			done()
+		}
+	}()
+	// A sandbox that sends slowly keeps only itself waiting.
 	spool, err := spooled(body)
 	if errors.Is(err, errTooLarge) {
 		refuse(http.StatusForbidden, g.tooLarge())
@@ -64,10 +73,15 @@ func (g *Git) withoutSecrets(w http.ResponseWriter, r *http.Request, a Access, p
 		refuse(http.StatusServiceUnavailable, "this push did not arrive whole, or there is no room for it in the control plane; try again in a minute")
 		return nil
 	}
-	sentence := p.leaks(spool, find)
+	sentence, looked := g.look(r.Context(), p, spool, find)
+	if !looked {
+		spool.Close()
+		busy()
+		return nil
+	}
 	if sentence == "" {
 		if _, err = spool.Seek(0, io.SeekStart); err == nil {
-			return spool
+			return &spooledPush{spool, done}
 		}
 		sentence = "the control plane cannot read this push again; try again in a minute"
 	}
@@ -80,9 +94,32 @@ func (g *Git) withoutSecrets(w http.ResponseWriter, r *http.Request, a Access, p
 	return nil
 }
 
+// look is leaks, once there is room for one more look.
+func (g *Git) look(ctx context.Context, p *pushRequest, spool *os.File, find FindSecret) (sentence string, looked bool) {
+	select {
+	case g.looks <- struct{}{}:
+	case <-ctx.Done():
+		return "", false
+	}
+	defer func() { <-g.looks }()
+	return p.leaks(spool, find), true
+}
+
 // tooLarge is what the agent reads of a push over the limit.
 func (g *Git) tooLarge() string {
 	return fmt.Sprintf("a push may have at most %d MB", g.c.MaxPush>>20)
+}
+
+// spooledPush is one that may go on; the session's next push is kept once it is closed.
+type spooledPush struct {
+	*os.File
+	done func()
+}
+
+// Close ends the file and the session's turn.
+func (s *spooledPush) Close() error {
+	defer s.done()
+	return s.File.Close()
 }
 
 // spooled keeps a body in a file that has no name and is gone when it is closed.
@@ -125,8 +162,8 @@ func (p *pushRequest) leaks(rest *os.File, find FindSecret) string {
 	places := in.places(p.commands[0].new, found)
 	switch {
 	case len(found) > 0:
-		if more := len(places) - mostLeaks; more > 0 {
-			places = append(places[:mostLeaks], fmt.Sprintf("and %d more", more))
+		if more := len(found) - len(places); more > 0 {
+			places = append(places, fmt.Sprintf("and %d more", more))
 		}
 		return strings.Join(places, ", ") + leaksAdvice
 	case errors.Is(err, errThinPack):
@@ -155,12 +192,12 @@ func (p *pushRequest) packStart(rest *os.File) (int64, error) {
 	}
 }
 
-// places says where the objects are that hold secrets, in the oldest commit of those
-// that are pushed. An object of a pack may only be in commits of the pack.
+// places says where the first of the objects are that hold secrets, in the oldest commit
+// of those that are pushed. An object of a pack may only be in commits of the pack.
 func (p *pack) places(head string, found map[string]string) (places []string) {
 	found = maps.Clone(found)
 	say := func(id, where string) {
-		if secret, is := found[id]; is {
+		if secret, is := found[id]; is && len(places) < mostLeaks {
 			places = append(places, where+secret)
 			delete(found, id)
 		}
@@ -196,8 +233,11 @@ func (p *pack) commits(head string) (ordered []packCommit) {
 	}
 	var path []step
 	enter := func(id string) {
-		if c, is := p.commit(id); is && !known[id] {
-			known[id] = true
+		if known[id] {
+			return
+		}
+		known[id] = true
+		if c, is := p.commit(id); is {
 			path = append(path, step{commit: c})
 		}
 	}
@@ -248,17 +288,19 @@ func (p *pack) commit(id string) (packCommit, bool) {
 // and were not seen before.
 func (p *pack) walk(root string, seen map[string]bool, f func(file, id string)) {
 	type folder struct{ name, id string }
-	folders := []folder{{"", root}}
+	var folders []folder
+	enter := func(name, id string) {
+		if _, has := p.offsets[id]; has && !seen[id] && len(name) <= longestPlace {
+			seen[id] = true
+			folders = append(folders, folder{name, id})
+		}
+	}
+	enter("", root)
 	for len(folders) > 0 {
 		in := folders[len(folders)-1]
 		folders = folders[:len(folders)-1]
-		at, has := p.offsets[in.id]
-		if !has || seen[in.id] {
-			continue
-		}
-		seen[in.id] = true
 		f("names of files in /"+in.name, in.id)
-		kind, data, err := p.object(at)
+		kind, data, err := p.object(p.offsets[in.id])
 		if err != nil || kind != kindTree {
 			continue
 		}
@@ -270,10 +312,11 @@ func (p *pack) walk(root string, seen map[string]bool, f func(file, id string)) 
 			mode, name, _ := strings.Cut(string(head), " ")
 			id := string(rest[:size])
 			data = rest[size:]
+			if len(name) > longestPlace {
+				name = name[:longestPlace]
+			}
 			if file := path.Join(in.name, name); mode == "40000" {
-				if len(file) < 4096 {
-					folders = append(folders, folder{file, id})
-				}
+				enter(file, id)
 			} else {
 				f(file, id)
 			}

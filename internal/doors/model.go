@@ -9,9 +9,11 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"net/http/httptrace"
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 )
 
@@ -78,7 +80,15 @@ type ModelConfig struct {
 }
 
 // Model is the model door.
-type Model struct{ c ModelConfig }
+type Model struct {
+	c     ModelConfig
+	calls *atOnce
+}
+
+// callsAtOnce is how many requests of one session are worked on; others wait. Each is
+// in memory as a whole, and what it costs is only known, and counted, when it ends: a
+// budget can be passed by as many.
+const callsAtOnce = 10
 
 // NewModel returns a model door with the defaults filled in.
 func NewModel(c ModelConfig) *Model {
@@ -97,7 +107,7 @@ func NewModel(c ModelConfig) *Model {
 	if c.Transport == nil {
 		c.Transport = plainTransport(0) // Silence is kept by forward
 	}
-	return &Model{c: c}
+	return &Model{c: c, calls: newAtOnce(callsAtOnce)}
 }
 
 // endpoint is one path of a protocol; those that reply can cost money.
@@ -171,6 +181,12 @@ func (m *Model) serve(w http.ResponseWriter, r *http.Request, a Access) {
 	if c.endpoint.replies && m.c.Observed != nil {
 		m.c.Observed(ctx, a)
 	}
+	done := m.calls.take(ctx, a.Session)
+	if done == nil {
+		m.refuse(w, r, http.StatusServiceUnavailable, "this session asks models too many things at once; try again")
+		return
+	}
+	defer done()
 	if !m.readBody(w, r, &c) {
 		return
 	}
@@ -215,7 +231,7 @@ func (m *Model) readBody(w http.ResponseWriter, r *http.Request, c *modelCall) b
 		m.refuse(w, r, http.StatusUnsupportedMediaType, "send the request without Content-Encoding")
 		return false
 	}
-	body := &patientBody{body: r.Body, rc: http.NewResponseController(w), idle: m.c.Idle, limit: m.c.MaxRequest}
+	body := newPatientBody(w, r, m.c.Idle, m.c.Total, m.c.MaxRequest)
 	var err error
 	c.body, err = io.ReadAll(body)
 	if errors.Is(err, errTooLarge) {
@@ -232,8 +248,12 @@ func (m *Model) readBody(w http.ResponseWriter, r *http.Request, c *modelCall) b
 	return true
 }
 
+// longestModel is how long a model's name may be, in bytes.
+const longestModel = 200
+
 // prepare learns the model's name and makes an OpenAI stream end with its
-// usage, which is the only count there is.
+// usage, which is the only count there is. What goes on is what was read: a field
+// that is there twice would be read otherwise by others.
 func (c *modelCall) prepare() error {
 	var fields map[string]json.RawMessage
 	if err := json.Unmarshal(c.body, &fields); err != nil {
@@ -242,9 +262,24 @@ func (c *modelCall) prepare() error {
 	if err := json.Unmarshal(fields["model"], &c.model); err != nil || c.model == "" {
 		return errors.New("it names no model")
 	}
-	if c.path != "chat/completions" || string(fields["stream"]) != "true" {
-		return nil
+	if len(c.model) > longestModel {
+		return errors.New("the model's name is too long")
 	}
+	if c.path == "responses" && fields["background"] != nil && string(fields["background"]) != "false" && string(fields["background"]) != "null" {
+		return errors.New(`what it costs would never be known: send it without "background"`)
+	}
+	if c.path == "chat/completions" && string(fields["stream"]) == "true" {
+		if err := includeUsage(fields); err != nil {
+			return err
+		}
+	}
+	var err error
+	c.body, err = json.Marshal(fields)
+	return err
+}
+
+// includeUsage asks for the usage at the end of a stream.
+func includeUsage(fields map[string]json.RawMessage) error {
 	options := map[string]json.RawMessage{}
 	if raw := fields["stream_options"]; len(raw) > 0 && string(raw) != "null" {
 		if err := json.Unmarshal(raw, &options); err != nil {
@@ -257,8 +292,7 @@ func (c *modelCall) prepare() error {
 		return err
 	}
 	fields["stream_options"] = raw
-	c.body, err = json.Marshal(fields)
-	return err
+	return nil
 }
 
 // forward sends the request with the provider's key and passes the answer on.
@@ -281,6 +315,9 @@ func (m *Model) forward(ctx context.Context, w http.ResponseWriter, r *http.Requ
 	} else {
 		up.Header.Set("Authorization", "Bearer "+c.provider.Key)
 	}
+	var arrived atomic.Bool // the request, at the provider
+	up = up.WithContext(httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
+		WroteRequest: func(w httptrace.WroteRequestInfo) { arrived.Store(w.Err == nil) }}))
 	silence := time.AfterFunc(m.c.Silence, cancel)
 	res, err := m.c.Transport.RoundTrip(up)
 	if !silence.Stop() && err == nil {
@@ -288,6 +325,9 @@ func (m *Model) forward(ctx context.Context, w http.ResponseWriter, r *http.Requ
 		err = context.DeadlineExceeded
 	}
 	if err != nil {
+		if ctx.Err() != nil && arrived.Load() {
+			m.settle(ctx, c, &counter{protocol: c.provider.Protocol}) // it may have read it all
+		}
 		m.unanswered(w, r, c, err)
 		return
 	}
@@ -373,7 +413,7 @@ func scrub(body []byte, key string) []byte {
 // connection that closes under its writing for a fault of the network.
 func (m *Model) refuse(w http.ResponseWriter, r *http.Request, status int, sentence string) {
 	if m.open() {
-		rest := &patientBody{body: r.Body, rc: http.NewResponseController(w), idle: m.c.Idle, limit: m.c.MaxRequest}
+		rest := newPatientBody(w, r, m.c.Idle, m.c.Total, m.c.MaxRequest)
 		_, _ = io.Copy(io.Discard, rest) // a client that is gone reads no answer
 	}
 	w.Header().Set("Content-Type", "application/json")

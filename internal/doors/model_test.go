@@ -213,6 +213,8 @@ func TestOnlyListedPathsAndProvidersAreForwarded(t *testing.T) {
 		{"POST", "/model/openai/v1/chat/completions", "{", "the model request cannot be read", 400},
 		{"POST", "/model/openai/v1/chat/completions", "{}", "it names no model", 400},
 		{"POST", "/model/openai/v1/chat/completions", `{"model":"m","stream":true,"stream_options":7}`, "stream_options", 400},
+		{"POST", "/model/openai/v1/chat/completions", chat(strings.Repeat("m", 1000), false), "name is too long", 400},
+		{"POST", "/model/openai/v1/responses", `{"model":"m","background":true,"input":"hello"}`, "what it costs would never be known", 400},
 		{"POST", "/model/openai/v1/chat/completions", strings.Repeat(" ", 2<<20), "at most 1 MB", 413},
 	} {
 		res, body := send(t, sandboxClient(sandboxToken), c.method, d.url+c.path, c.body)
@@ -414,6 +416,46 @@ func TestAClientThatLeavesIsCountedAndEndsTheProvidersStream(t *testing.T) {
 	<-ended
 	<-used
 	want := []Usage{{Model: "house-model", Input: 7, CacheRead: 70, Output: 1, Estimated: true, Known: true, CostUSD: (7 + 35 + 2) / 1e6}}
+	if diff := cmp.Diff(want, b.all()); diff != "" {
+		t.Errorf("used (-want +got):\n%s", diff)
+	}
+}
+
+// Otherwise a sandbox could spend what it likes, by never waiting for an answer.
+func TestAClientThatLeavesBeforeTheFirstWordIsCounted(t *testing.T) {
+	t.Parallel()
+	asked := make(chan struct{})
+	upstream := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body) // the server sees only then that a client leaves
+		close(asked)
+		<-r.Context().Done()
+	}))
+	defer upstream.Close()
+	b := &budget{}
+	used := make(chan struct{})
+	url := serveModel(t, upstream.URL, b, func(c *ModelConfig) { c.Meter = signalling{b, used} })
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	question := chat("house-model", false)
+	r, err := http.NewRequestWithContext(ctx, http.MethodPost, url+"/model/openai/chat/completions", strings.NewReader(question))
+	if err != nil {
+		t.Fatal(err)
+	}
+	go func() {
+		<-asked
+		cancel()
+	}()
+	if res, err := sandboxClient(sandboxToken).Do(r); err == nil {
+		res.Body.Close()
+		t.Fatal("it was answered")
+	}
+	select {
+	case <-used:
+	case <-time.After(patience):
+		t.Fatal("nothing is counted")
+	}
+	input := int64(len(question) / bytesPerToken)
+	want := []Usage{{Model: "house-model", Input: input, Estimated: true, Known: true, CostUSD: float64(input) / 1e6}}
 	if diff := cmp.Diff(want, b.all()); diff != "" {
 		t.Errorf("used (-want +got):\n%s", diff)
 	}

@@ -2,6 +2,7 @@ package doors
 
 import (
 	"bufio"
+	"cmp"
 	"compress/zlib"
 	"crypto/sha1"
 	"crypto/sha256"
@@ -23,6 +24,7 @@ const (
 	maxObject   = 100 << 20 // bytes of one object; GitHub takes no larger file
 	maxObjects  = 500_000
 	maxInflated = 4 << 30  // bytes of all objects and deltas, with those that are read twice
+	stepCost    = 1 << 10  // bytes, as which it counts to look for what a delta is made from
 	packCache   = 64 << 20 // bytes of objects that are kept, because deltas are made from what came shortly before
 )
 
@@ -50,8 +52,8 @@ type pack struct {
 	offsets  map[string]int64 // by name, in bytes
 	inflated int64
 
-	cache  map[int64][]byte
-	order  []int64 // of what is in cache, oldest first
+	cache  map[int64]packed // without names
+	order  []int64          // of what is in cache, oldest first
 	cached int64
 	z      io.ReadCloser
 }
@@ -73,7 +75,7 @@ func openPack(file *os.File, start int64, idLength int) (*pack, error) {
 		return nil, fmt.Errorf("reading the pack of a push: %w", err)
 	}
 	p := &pack{file: io.NewSectionReader(file, start, info.Size()-start), end: info.Size() - start, hash: sha1.New,
-		entries: map[int64]packEntry{}, offsets: map[string]int64{}, cache: map[int64][]byte{}}
+		entries: map[int64]packEntry{}, offsets: map[string]int64{}, cache: map[int64]packed{}}
 	if idLength == 2*sha256.Size {
 		p.hash = sha256.New
 	}
@@ -164,7 +166,7 @@ func (p *pack) next(in *packStream) (at int64, err error) {
 		return at, err
 	}
 	if !e.delta() {
-		p.remember(at, data)
+		p.remember(at, e.kind, data)
 	}
 	return at, nil
 }
@@ -212,13 +214,13 @@ func (p *pack) object(at int64) (kind byte, data []byte, err error) {
 		if e.waiting != "" {
 			base, known := p.offsets[e.waiting]
 			if !known {
-				return 0, nil, errWaits
+				return 0, nil, cmp.Or(p.spend(stepCost), errWaits)
 			}
 			e.base, e.waiting = base, ""
 			p.entries[here] = e
 		}
 		if kept, has := p.cache[here]; has {
-			kind, data = p.kindOf(here), kept
+			kind, data = kept.kind, kept.data
 			break
 		}
 		if !e.delta() {
@@ -227,6 +229,9 @@ func (p *pack) object(at int64) (kind byte, data []byte, err error) {
 			}
 			kind = e.kind
 			break
+		}
+		if err := p.spend(stepCost); err != nil {
+			return 0, nil, err
 		}
 		deltas, here = append(deltas, e), e.base
 	}
@@ -239,17 +244,8 @@ func (p *pack) object(at int64) (kind byte, data []byte, err error) {
 			return 0, nil, err
 		}
 	}
-	p.remember(at, data)
+	p.remember(at, kind, data)
 	return kind, data, nil
-}
-
-// kindOf is the kind of an object that has been made.
-func (p *pack) kindOf(at int64) byte {
-	e := p.entries[at]
-	for e.delta() {
-		e = p.entries[e.base]
-	}
-	return e.kind
 }
 
 func (p *pack) inflateAt(e packEntry) ([]byte, error) {
@@ -286,7 +282,7 @@ func (p *pack) inflate(in interface {
 	return data, nil
 }
 
-// spend counts bytes that are about to be made.
+// spend counts bytes that are about to be made, or work that takes as long.
 func (p *pack) spend(size int64) error {
 	if p.inflated += size; size < 0 || size > maxObject || p.inflated > maxInflated {
 		return errPackTooLarge
@@ -357,13 +353,13 @@ func (p *pack) apply(delta, base []byte) ([]byte, error) {
 }
 
 // remember keeps an object for the deltas that follow.
-func (p *pack) remember(at int64, data []byte) {
+func (p *pack) remember(at int64, kind byte, data []byte) {
 	if _, has := p.cache[at]; has || int64(len(data)) > packCache/2 {
 		return
 	}
-	p.cache[at], p.order = data, append(p.order, at)
+	p.cache[at], p.order = packed{kind: kind, data: data}, append(p.order, at)
 	for p.cached += int64(len(data)); p.cached > packCache; p.order = p.order[1:] {
-		p.cached -= int64(len(p.cache[p.order[0]]))
+		p.cached -= int64(len(p.cache[p.order[0]].data))
 		delete(p.cache, p.order[0])
 	}
 }

@@ -1,6 +1,7 @@
 package doors
 
 import (
+	"context"
 	"errors"
 	"io"
 	"net/http"
@@ -14,12 +15,18 @@ import (
 var errTooLarge = errors.New("the request body is over its limit")
 
 // patientBody reads a request body that may be large and slow but must move:
-// each read has until idle, and all of them together at most limit bytes.
+// each read has until idle, all of them together until end, and at most limit bytes.
 type patientBody struct {
 	body  io.Reader
 	rc    *http.ResponseController
 	idle  time.Duration
+	end   time.Time
 	limit int64
+}
+
+// newPatientBody is the body of a request that has to arrive within total.
+func newPatientBody(w http.ResponseWriter, r *http.Request, idle, total time.Duration, limit int64) *patientBody {
+	return &patientBody{body: r.Body, rc: http.NewResponseController(w), idle: idle, end: time.Now().Add(total), limit: limit}
 }
 
 func (b *patientBody) Read(p []byte) (int, error) {
@@ -33,11 +40,14 @@ func (b *patientBody) Read(p []byte) (int, error) {
 	if int64(len(p)) > b.limit {
 		p = p[:b.limit]
 	}
-	// Not every writer has deadlines; the request's total limit holds anyway.
-	_ = b.rc.SetReadDeadline(time.Now().Add(b.idle))
+	deadline := time.Now().Add(b.idle)
+	if deadline.After(b.end) {
+		deadline = b.end
+	}
+	_ = b.rc.SetReadDeadline(deadline) // not every writer has deadlines
 	n, err := b.body.Read(p)
 	b.limit -= int64(n)
-	if err != nil {
+	if err != nil && time.Now().Before(b.end) {
 		// The server goes on reading in the background to notice a client that
 		// leaves; a deadline left behind would look like one.
 		_ = b.rc.SetReadDeadline(time.Time{})
@@ -86,6 +96,47 @@ func (r *idleReader) Read(p []byte) (int, error) {
 func (r *idleReader) Close() error {
 	r.timer.Stop()
 	return r.body.Close()
+}
+
+// atOnce lets each session do a few things at a time; the rest wait.
+type atOnce struct {
+	most int
+
+	mu       sync.Mutex
+	sessions map[string]*turns
+}
+
+type turns struct {
+	taken chan struct{}
+	users int // that have a turn, or wait for one
+}
+
+func newAtOnce(most int) *atOnce { return &atOnce{most: most, sessions: map[string]*turns{}} }
+
+// take waits for a turn, which done ends. It returns nil if the context ended before.
+func (a *atOnce) take(ctx context.Context, session string) (done func()) {
+	a.mu.Lock()
+	t := a.sessions[session]
+	if t == nil {
+		t = &turns{taken: make(chan struct{}, a.most)}
+		a.sessions[session] = t
+	}
+	t.users++
+	a.mu.Unlock()
+	leave := func() {
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		if t.users--; t.users == 0 {
+			delete(a.sessions, session)
+		}
+	}
+	select {
+	case t.taken <- struct{}{}:
+		return sync.OnceFunc(func() { <-t.taken; leave() })
+	case <-ctx.Done():
+		leave()
+		return nil
+	}
 }
 
 // limits holds one rate limiter for each session.

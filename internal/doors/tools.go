@@ -15,7 +15,7 @@ import (
 type ToolServer struct {
 	URL    string
 	Header http.Header // what a request to it needs
-	Secret []string    // values in Header that no answer may hold
+	Secret []string    // what of Header no answer may hold; longest first
 }
 
 // ToolServers knows the servers of tools by their names. A *Refusal is told to the
@@ -100,7 +100,7 @@ func (t *Tools) forward(ctx context.Context, w http.ResponseWriter, r *http.Requ
 	rc := http.NewResponseController(w)
 	var body *patientBody
 	if r.Method == http.MethodPost {
-		body = &patientBody{body: r.Body, rc: rc, idle: t.c.Idle, limit: t.c.MaxRequest}
+		body = newPatientBody(w, r, t.c.Idle, t.c.Total, t.c.MaxRequest)
 	}
 	up, err := newToolRequest(ctx, r, server, body)
 	if err != nil {
