@@ -21,7 +21,8 @@ import (
 // there from the pages with a ticket that is good once, which is exchanged for a
 // cookie of that host alone. The program gets neither our cookie nor any header of
 // ours, requests that other origins cause are refused, and it cannot set cookies for
-// other hosts.
+// other hosts. A script of its can, for the domain above: our cookies are bound to their
+// hosts by name (__Host-), and README advises a domain that serves nothing else.
 
 // Paths on a port's origin that are ours.
 const (
