@@ -30,7 +30,7 @@ func getSession(ctx context.Context, e *Engine, c toolCall) (toolResult, error) 
 	defer cancel()
 	wake := e.hub.listen(ctx, surfaceTopic(surfaceReports))
 	for {
-		text, done, err := e.childNow(ctx, asked.Session)
+		text, done, err := e.childNow(ctx, asked.Session, c)
 		if err != nil || done || !time.Now().Before(deadline) {
 			return toolResult{text: text}, err
 		}
@@ -47,8 +47,8 @@ func getSession(ctx context.Context, e *Engine, c toolCall) (toolResult, error) 
 	}
 }
 
-// childNow says how a child is. done says that there is nothing to wait for.
-func (e *Engine) childNow(ctx context.Context, child string) (text string, done bool, err error) {
+// childNow says to a call how a child is. done says that there is nothing to wait for.
+func (e *Engine) childNow(ctx context.Context, child string, c toolCall) (text string, done bool, err error) {
 	var r *report
 	err = e.transact(ctx, func(t *tx) error {
 		r = nil
@@ -59,7 +59,7 @@ func (e *Engine) childNow(ctx context.Context, child string) (text string, done 
 			return nil
 		}
 		if err == nil {
-			r, err = t.takeReport(ctx, prompt, true)
+			r, err = t.takeReport(ctx, prompt, &c)
 		}
 		return err
 	})
