@@ -140,7 +140,7 @@ func (e *Engine) openPullRequest(ctx context.Context, d Delivery) error {
 	if r, ok := errors.AsType[*Retryable](err); ok {
 		after, unknown = max(r.After, after), d.Unknown || r.Unknown // whoever could not look still has to
 	}
-	return e.Postponed(ctx, d.ID, after, unknown, err)
+	return e.Postponed(ctx, d.ID, d.Attempts, after, unknown, err)
 }
 
 // tryPullRequest opens it, or finds what an earlier try of unknown outcome opened.
