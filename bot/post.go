@@ -311,7 +311,7 @@ func (d *deliverer) refused(ctx context.Context, it sessions.Delivery, c *card, 
 	}
 	d.log.Warn("a delivery is tried again", "delivery", it.ID, "kind", it.Kind, "unknown", unknown, "err", f)
 	tries := it.Attempts
-	if code != "" { // Slack itself refused: it may do so for ever
+	if code != "" && !slices.Contains(doubtfulCodes, code) { // it was refused, and may be for ever
 		tries++
 	}
 	return d.engine.Postponed(ctx, it.ID, tries, pauseAfter(it.Attempts), unknown, f)
