@@ -289,6 +289,34 @@ func TestAParentHearsWhatItsChildDidAfterAPersonAnsweredItsQuestion(t *testing.T
 	}
 }
 
+func TestTryingAReportAgainAnswersNoQuestion(t *testing.T) {
+	t.Parallel()
+	w, e, begun := handWorld(t)
+	alice := w.Linked(e, "Alice")
+	acc := w.Ask(e, alice.ID, "1.0", "acme/greeter: greet")
+	h := <-begun
+	_, child := h.child(begun, "acme/billing", "bill")
+	h.must("ask", `{"question":"Which zone?","options":["UTC","Berlin"]}`, "asked")
+	h.done <- ""
+	ended(t, e, acc.Prompt.ID)
+	child.done <- "Billed."
+	report := <-begun
+	if _, err := e.Stop(bg, "stop", acc.Session.ID, report.prompt.ID, alice.ID); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := e.Retry(bg, "again", report.prompt.ID, alice.ID); err != nil {
+		t.Fatal(err)
+	}
+	again := <-begun
+	if again.prompt.Text != report.prompt.Text {
+		t.Errorf("it is asked %q", again.prompt.Text)
+	}
+	again.done <- "done"
+	if q, err := e.OpenQuestion(bg, acc.Session.ID); err != nil || q.Prompt != acc.Prompt.ID {
+		t.Errorf("the question is %+v (%v)", q, err)
+	}
+}
+
 func TestAnAnswerDoesNotGoToARequestThatWasStopped(t *testing.T) {
 	t.Parallel()
 	w := sessionstest.New(t)
