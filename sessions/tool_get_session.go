@@ -34,8 +34,7 @@ func getSession(ctx context.Context, e *Engine, c toolCall) (toolResult, error) 
 		if err != nil || done || !time.Now().Before(deadline) {
 			return toolResult{text: text}, err
 		}
-		var running bool // the parent's prompt: somebody may stop it
-		if err := e.db.GetContext(ctx, &running, `select state = 'running' from prompts where id = $1`, c.prompt); err != nil || !running {
+		if running, err := e.runs(ctx, c.prompt); err != nil || !running {
 			return *refusal("That request has ended."), err
 		}
 		select {
@@ -45,6 +44,13 @@ func getSession(ctx context.Context, e *Engine, c toolCall) (toolResult, error) 
 		case <-time.After(e.tempo.poll):
 		}
 	}
+}
+
+// runs says whether a prompt still does: somebody may have stopped it while a
+// call of it waits.
+func (e *Engine) runs(ctx context.Context, prompt string) (running bool, err error) {
+	err = e.db.GetContext(ctx, &running, `select state = 'running' from prompts where id = $1`, prompt)
+	return running, err
 }
 
 // childNow says to a call how a child is. done says that there is nothing to wait for.
