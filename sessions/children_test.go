@@ -289,6 +289,59 @@ func TestAParentHearsWhatItsChildDidAfterAPersonAnsweredItsQuestion(t *testing.T
 	}
 }
 
+func TestAnAnswerThatComesWhileTheParentLooksIsNotGivenTwice(t *testing.T) {
+	t.Parallel()
+	w, e, begun := handWorld(t)
+	acc := w.Ask(e, w.Linked(e, "Alice").ID, "1.0", "acme/greeter: greet")
+	h := <-begun
+	id, child := h.child(begun, "acme/billing", "bill")
+	answer := make(chan string)
+	go func() {
+		text, _ := h.callAs("waiting", "get_session", `{"session":"`+id+`","wait_seconds":60}`)
+		answer <- text
+	}()
+	// The child ends after the parent has begun to look.
+	sessionstest.Eventually(t, "the parent waits", func() bool {
+		var n int
+		return w.DB.Get(&n, `select count(*) from calls where id = 'waiting'`) == nil && n == 1
+	})
+	tx, err := w.DB.Beginx()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tx.Rollback()
+	if _, err := tx.Exec(`lock table sessions`); err != nil {
+		t.Fatal(err)
+	}
+	sessionstest.Eventually(t, "the parent looks", func() bool {
+		var n int
+		err := w.DB.Get(&n, `select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock' and query ~ 'sessions'`)
+		return err == nil && n > 0
+	})
+	if _, err := tx.Exec(`update prompts set state = 'completed', answer = 'Billed.', ended_at = now() where id = $1`, child.prompt.ID); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := tx.Exec(`insert into reports (prompt_id, parent) values ($1, $2)`, child.prompt.ID, acc.Session.ID); err != nil {
+		t.Fatal(err)
+	}
+	if err := tx.Commit(); err != nil {
+		t.Fatal(err)
+	}
+	if text := <-answer; !strings.Contains(text, "Billed.") {
+		t.Errorf("the parent reads %q", text)
+	}
+	var open int
+	if err := w.DB.Get(&open, `select count(*) from reports where delivered_at is null`); err != nil || open != 0 {
+		t.Errorf("the answer is there to be told once more (%v)", err)
+	}
+	if list, err := e.Prompts(bg, acc.Session.ID); err != nil || len(list) != 1 {
+		t.Errorf("the parent was told %d times more (%v)", len(list)-1, err)
+	}
+	child.done <- ""
+	h.done <- "done"
+	ended(t, e, acc.Prompt.ID)
+}
+
 func TestTryingAReportAgainAnswersNoQuestion(t *testing.T) {
 	t.Parallel()
 	w, e, begun := handWorld(t)

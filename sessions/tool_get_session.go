@@ -55,7 +55,34 @@ func (e *Engine) runs(ctx context.Context, prompt string) (running bool, err err
 
 // childNow says to a call how a child is. done says that there is nothing to wait for.
 func (e *Engine) childNow(ctx context.Context, child string, c toolCall) (text string, done bool, err error) {
-	var r *report
+	s, err := e.Session(ctx, child)
+	if err != nil {
+		return "", true, err
+	}
+	prompts, err := e.Prompts(ctx, child) // before the report: who ends between the two has left one
+	if err != nil || len(prompts) == 0 {
+		return "", true, err
+	}
+	r, err := e.takeChildsReport(ctx, child, c)
+	if err != nil {
+		return "", true, err
+	}
+	if r != nil {
+		return r.text(e.pageURL(child)), true, nil
+	}
+	last := prompts[len(prompts)-1]
+	if last.State.Settled() { // you have its answer already
+		now := report{Session: child, Title: s.Title, Repository: s.Repository, State: last.State, Reason: last.Reason, Answer: last.Answer}
+		return now.text(e.pageURL(child)), true, nil
+	}
+	box, err := e.Sandbox(ctx, child)
+	return fmt.Sprintf("Session %s (“%s” on %s) is %s (sandbox: %s). Its answer comes to you as a request when it is done.",
+		child, s.Title, s.Repository, last.State, box.State), false, err
+}
+
+// takeChildsReport takes the oldest report of a child that was not delivered yet
+// for a call; it returns nil if there is none.
+func (e *Engine) takeChildsReport(ctx context.Context, child string, c toolCall) (r *report, err error) {
 	err = e.transact(ctx, func(t *tx) error {
 		r = nil
 		var prompt string
@@ -69,26 +96,5 @@ func (e *Engine) childNow(ctx context.Context, child string, c toolCall) (text s
 		}
 		return err
 	})
-	if err != nil || r != nil {
-		if r != nil {
-			text = r.text(e.pageURL(child))
-		}
-		return text, true, err
-	}
-	s, err := e.Session(ctx, child)
-	if err != nil {
-		return "", true, err
-	}
-	prompts, err := e.Prompts(ctx, child)
-	if err != nil || len(prompts) == 0 {
-		return "", true, err
-	}
-	last := prompts[len(prompts)-1]
-	if last.State.Settled() { // you have its answer already
-		now := report{Session: child, Title: s.Title, Repository: s.Repository, State: last.State, Reason: last.Reason, Answer: last.Answer}
-		return now.text(e.pageURL(child)), true, nil
-	}
-	box, err := e.Sandbox(ctx, child)
-	return fmt.Sprintf("Session %s (“%s” on %s) is %s (sandbox: %s). Its answer comes to you as a request when it is done.",
-		child, s.Title, s.Repository, last.State, box.State), false, err
+	return r, err
 }
