@@ -22,7 +22,7 @@ const (
 	answerRoom = 30000
 	// answerMessages is how many messages an answer is shown in: one of nothing but
 	// short paragraphs takes a block for each.
-	answerMessages = 8
+	answerMessages = 12
 	// notificationRoom is how much text a message carries for notifications.
 	notificationRoom = 2900
 	// editRoom bounds it once more when it is escaped: chat.update takes 4000 characters.

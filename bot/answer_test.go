@@ -224,7 +224,7 @@ func TestAnAnswerOfNothingButShortParagraphsDoesNotFloodTheThread(t *testing.T) 
 		if err != nil {
 			t.Fatal(err)
 		}
-		if len(parts) > 8 || !strings.Contains(string(last), "Read all of it on the page") {
+		if len(parts) > answerMessages || !strings.Contains(string(last), "Read all of it on the page") {
 			t.Errorf("%q makes %d parts; the last: %s", line, len(parts), last)
 		}
 	}
