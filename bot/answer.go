@@ -20,8 +20,13 @@ const (
 	messageBlocks = 42
 	// answerRoom is how much of an answer is shown in the thread; the page has the rest.
 	answerRoom = 30000
+	// answerMessages is how many messages an answer is shown in: one of nothing but
+	// short paragraphs takes a block for each.
+	answerMessages = 12
 	// notificationRoom is how much text a message carries for notifications.
 	notificationRoom = 2900
+	// editRoom bounds it once more when it is escaped: chat.update takes 4000 characters.
+	editRoom = 3900
 )
 
 // answerView is everything an answer shows.
@@ -40,14 +45,18 @@ type answerView struct {
 func renderAnswer(v answerView) []message {
 	source, cut := cutAnswer(v.Prompt.Answer)
 	pieces := renderMarkdown(source, pieceRoom)
-	if cut {
-		note := []slack.RichTextSectionElement{slack.NewRichTextSectionTextElement("The answer is longer. ", nil)}
-		note = append(note, linkElements(v.PageURL, "Read all of it on the page", style{})...)
-		pieces = append(pieces, piece{rich: slack.NewRichTextSection(note...), size: sizeOf(note), plain: plainOf(note), own: true})
-	}
 	pieces = v.lead(pieces)
 	parts := pack(pieces)
+	if len(parts) > answerMessages {
+		parts, cut = parts[:answerMessages], true
+	}
 	last := &parts[len(parts)-1]
+	if cut {
+		note := plainElements("The answer is longer. ", style{})
+		note = append(note, linkElements(v.PageURL, "Read all of it on the page", style{})...)
+		last.blocks = append(last.blocks, slack.NewRichTextBlock("", slack.NewRichTextSection(note...)))
+		last.full += "\n" + plainOf(note)
+	}
 	last.blocks = append(last.blocks, v.tail()...)
 	return parts
 }
@@ -190,7 +199,27 @@ func appendRich(elements []slack.RichTextElement, e slack.RichTextElement) []sla
 
 func (m *packing) message() message {
 	full := firstOf(strings.Join(m.says, "\n"), "The answer")
-	return message{text: escape(clip(full, notificationRoom)), full: full, blocks: m.blocks}
+	return message{text: notification(full), full: full, blocks: m.blocks}
+}
+
+// notification is what a message carries for notifications.
+func notification(full string) string {
+	return clipMarkup(escape(clip(full, notificationRoom)), editRoom)
+}
+
+// single makes one message of pieces, for what is not divided. Pieces that need
+// more blocks than one message has are shown as plain text.
+func single(pieces []piece) message {
+	parts := pack(pieces)
+	if len(parts) == 1 {
+		return parts[0]
+	}
+	var says []string
+	for _, p := range parts {
+		says = append(says, p.full)
+	}
+	full := strings.Join(says, "\n")
+	return message{text: notification(full), full: full}.asPlain()
 }
 
 // tail ends an answer: what was made, the figures, what one can do.
@@ -201,7 +230,7 @@ func (v answerView) tail() []slack.Block {
 	}
 	var parts []string
 	for _, a := range v.Pulls {
-		parts = append(parts, "🔀 "+link(a.URL, firstOf(a.Title, "pull request")))
+		parts = append(parts, "🔀 "+link(a.URL, clip(firstOf(a.Title, "pull request"), 80)))
 	}
 	if v.Prompt.Files > 0 {
 		parts = append(parts, changes(v.Prompt.Files, v.Prompt.Additions, v.Prompt.Deletions))
@@ -242,7 +271,7 @@ func (v answerView) buttons() (buttons []slack.BlockElement) {
 // them: better a plain message than none.
 func (m message) asPlain() message {
 	out := message{text: m.text, full: m.full}
-	for _, bit := range divideText(m.full, 2000) {
+	for _, bit := range divideText(clip(m.full, messageRoom), 2000) {
 		if strings.TrimSpace(bit) != "" {
 			out.blocks = append(out.blocks, slack.NewSectionBlock(plain(bit), nil, nil))
 		}

@@ -215,6 +215,59 @@ func TestAVeryLongAnswerEndsWithALinkToThePage(t *testing.T) {
 	}
 }
 
+func TestAnAnswerOfNothingButShortParagraphsDoesNotFloodTheThread(t *testing.T) {
+	t.Parallel()
+	for _, line := range []string{"a\n\n", "# T\n", "---\n"} {
+		parts := renderAnswer(answered(strings.Repeat(line, 30000/len(line))))
+		wellFormed(t, parts)
+		last, err := json.Marshal(parts[len(parts)-1].blocks)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(parts) > answerMessages || !strings.Contains(string(last), "Read all of it on the page") {
+			t.Errorf("%q makes %d parts; the last: %s", line, len(parts), last)
+		}
+	}
+}
+
+func TestTheTitlesOfManyPullRequestsDoNotBreakTheirLinks(t *testing.T) {
+	t.Parallel()
+	v := answered("Done.")
+	for range 4 {
+		v.Pulls = append(v.Pulls, sessions.Artifact{Title: strings.Repeat("a & b ", 40), URL: "https://github.com/acme/greeter/pull/1"})
+	}
+	parts := renderAnswer(v)
+	for _, b := range parts[0].blocks {
+		if c, is := b.(*slack.ContextBlock); is {
+			text := c.ContextElements.Elements[0].(*slack.TextBlockObject).Text
+			if strings.Count(text, "<") != strings.Count(text, ">") || !strings.Contains(text, "Open the page") {
+				t.Errorf("people see %s", text)
+			}
+		}
+	}
+}
+
+func TestShortTextOfManyBlocksIsShownWhole(t *testing.T) {
+	t.Parallel()
+	long := strings.Repeat("& <\n\n", 290) + "the end"
+	body, err := json.Marshal(sessions.BodyUpdate{Text: long})
+	if err != nil {
+		t.Fatal(err)
+	}
+	update := renderUpdate(sessions.Delivery{Body: body})
+	question := renderQuestion(sessions.Question{Prompt: "p", Text: strings.Repeat("&\n\n", 400) + "the end", Options: []string{"yes", "no"}}, "U1", "https://x.test/s")
+	for name, m := range map[string]message{"update": update, "question": question} {
+		wellFormed(t, []message{m})
+		shown, err := json.Marshal(m.blocks)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !strings.Contains(string(shown), "the end") || utf8.RuneCountInString(m.text) > 4000 {
+			t.Errorf("the %s has %d characters for notifications and shows %s", name, utf8.RuneCountInString(m.text), shown)
+		}
+	}
+}
+
 func TestFailedAndStoppedAnswersSayWhyAndWhatToDo(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {

@@ -11,8 +11,11 @@ func plain(text string) *slack.TextBlockObject {
 	return slack.NewTextBlockObject(slack.PlainTextType, text, false, false)
 }
 
+// mrkdwn is verbatim: otherwise Slack looks for mentions and names of channels in
+// plain words too (https://docs.slack.dev/reference/block-kit/composition-objects/text-object),
+// and some of the words are the agent's (I10).
 func mrkdwn(text string) *slack.TextBlockObject {
-	return slack.NewTextBlockObject(slack.MarkdownType, text, false, false)
+	return slack.NewTextBlockObject(slack.MarkdownType, text, false, true)
 }
 
 // section shows mrkdwn. Slack refuses more than 3000 characters.

@@ -6,9 +6,10 @@ import (
 	"openinspect/sessions"
 )
 
-// childStates are what is shown of a session that the agent began.
+// childStates are what is shown of a session that the agent began. The parent's log
+// says when that was and how it ended, and nothing in between.
 var childStates = map[sessions.PromptState]string{
-	sessions.Queued: "⏳ queued", sessions.Running: "⚙️ working", sessions.Completed: "✅ done",
+	sessions.Queued: "⚙️ begun", sessions.Running: "⚙️ begun", sessions.Completed: "✅ done",
 	sessions.Failed: "❌ failed", sessions.Stopped: "⏹️ stopped", sessions.Cancelled: "🚫 cancelled",
 }
 

@@ -68,6 +68,26 @@ func TestAPictureIsSharedInTheThreadOnceWhateverSlackAnswers(t *testing.T) { // 
 	}
 }
 
+func TestAFileThatSlackRefusesAgainAndAgainIsGivenUp(t *testing.T) {
+	t.Parallel()
+	tw := newTown(t, photographer(t))
+	tw.slack.FailNext(methodUpload, 1000, practice.Fault{Error: "ekm_access_denied"})
+	ts := tw.say(tw.alice, "", tw.mention("look at acme/greeter"))
+	tw.see(ts, "That is how it looks.")
+	state := func(want string) func() bool {
+		return func() bool {
+			var is bool
+			return tw.DB.Get(&is, `select `+want+` from outbox where kind = 'file'`) == nil && is
+		}
+	}
+	sessionstest.Eventually(t, "its tries are counted", state(`attempts >= 2`))
+	// As after the whole time.
+	if _, err := tw.DB.Exec(`update outbox set attempts = $1, next_at = now() where kind = 'file'`, giveUpAfter); err != nil {
+		t.Fatal(err)
+	}
+	sessionstest.Eventually(t, "it is given up", state(`state = 'dead'`))
+}
+
 func TestWithoutTheScopeForFilesALinkIsPosted(t *testing.T) {
 	t.Parallel()
 	noFiles := option{workspace: func(o *practice.Options) {

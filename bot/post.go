@@ -297,7 +297,7 @@ func (d *deliverer) refused(ctx context.Context, it sessions.Delivery, c *card, 
 	switch {
 	case limited:
 		d.budget.close(f.method, after)
-		return d.engine.Postponed(ctx, it.ID, after, it.Unknown && f.method != methodPost, f)
+		return d.engine.Postponed(ctx, it.ID, it.Attempts, after, it.Unknown && f.method != methodPost, f)
 	case slices.Contains(finalCodes, code), refusedBlocks[code], code != "" && it.Attempts >= giveUpAfter:
 		if c != nil {
 			c.over = true
@@ -310,7 +310,11 @@ func (d *deliverer) refused(ctx context.Context, it sessions.Delivery, c *card, 
 		unknown = it.Unknown // these post nothing; a message that was found before the edit is looked for again
 	}
 	d.log.Warn("a delivery is tried again", "delivery", it.ID, "kind", it.Kind, "unknown", unknown, "err", f)
-	return d.engine.Postponed(ctx, it.ID, pauseAfter(it.Attempts), unknown, f)
+	tries := it.Attempts
+	if code != "" && !slices.Contains(doubtfulCodes, code) { // it was refused, and may be for ever
+		tries++
+	}
+	return d.engine.Postponed(ctx, it.ID, tries, pauseAfter(it.Attempts), unknown, f)
 }
 
 // retryAfter is how long Slack wants to be left alone, if it said so. Some methods

@@ -58,7 +58,7 @@ func renderQuestion(q sessions.Question, author, pageURL string) message {
 	} else {
 		pieces = append([]piece{{rich: slack.NewRichTextSection(lead...), size: sizeOf(lead), plain: plainOf(lead), own: true}}, pieces...)
 	}
-	m := pack(pieces)[0]
+	m := single(pieces)
 	switch {
 	case q.By != "":
 		m.blocks = append(m.blocks, contextLine(fmt.Sprintf("✅ *%s* answered: %s", escape(q.By), escape(clip(oneLine(q.Answer), 300)))))

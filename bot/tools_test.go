@@ -115,7 +115,7 @@ func TestTheParentsCardListsTheSessionsThatItBegan(t *testing.T) {
 		b.Settle(p, sandbox.OutcomeCompleted, "", answer)
 	}))
 	ts := tw.say(tw.alice, "", tw.mention("look at acme/greeter"))
-	card := tw.see(ts, "⏳ queued")
+	card := tw.see(ts, "⚙️ begun")
 	if text := shows(card); !strings.Contains(text, "Bill &lt;politely&gt;") || !strings.Contains(text, "https://inspect.test/sessions/") || !strings.Contains(text, "*acme/billing*") {
 		t.Errorf("the card shows %s", text)
 	}

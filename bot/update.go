@@ -6,10 +6,9 @@ import (
 	"openinspect/sessions"
 )
 
-// renderUpdate draws what the agent posts while it works. It is short, so it is
-// one message.
+// renderUpdate draws what the agent posts while it works, as one message.
 func renderUpdate(it sessions.Delivery) message {
 	var b sessions.BodyUpdate
 	_ = json.Unmarshal(it.Body, &b) // we wrote it
-	return pack(renderMarkdown(b.Text, pieceRoom))[0]
+	return single(renderMarkdown(b.Text, pieceRoom))
 }

@@ -29,7 +29,7 @@ type Request struct {
 	Model       string
 
 	parent *parentage // of a session that an agent begins
-	report bool       // it tells a parent what its child answered, and answers no question
+	report bool       // it tells a parent what its child answered, or repeats an agent's words, and answers no question
 }
 
 // subject is what a request is about: its words, or what is attached if it has none.

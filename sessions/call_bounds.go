@@ -54,8 +54,8 @@ func (t *tx) tooMany(ctx context.Context, session, boot string, c sandbox.Call) 
 		select exists (select from calls where session_id = $1 and boot = $2 and id = $3) as before,
 			(select count(*) from calls where session_id = $1 and created_at > now() - interval '1 minute') as lately,
 			(select count(*) from calls where session_id = $1 and tool = any($4) and created_at > now() - make_interval(secs => $5)) as host,
-			exists (select from calls where session_id = $1 and boot = $2 and tool = $6 and result is null) as waits`,
-		session, boot, c.ID, pq.Array(hostTools), seconds(hostCallsWithin), "get_checks")
+			exists (select from calls where session_id = $1 and boot = $2 and prompt_id = $7 and tool = $6 and result is null) as waits`,
+		session, boot, c.ID, pq.Array(hostTools), seconds(hostCallsWithin), "get_checks", c.Prompt)
 	if err != nil {
 		return nil, fmt.Errorf("counting the calls of %s: %w", session, err)
 	}

@@ -13,10 +13,11 @@ import (
 
 // Child sessions. An agent begins them for the person who asked it, on any
 // repository; each has a sandbox, a branch and a page of its own, and no thread.
-// When a prompt that a parent gave its child ends, a report is a row; it becomes a
-// prompt of the parent (source agent), or the result of get_session if the parent
-// waits for it. Ending the parent's work does not end its children: each is
-// stopped on its own page. Locks of two sessions are taken parent first.
+// When a prompt that a parent gave its child ends, or one by which a person answered
+// what such a prompt asked, a report is a row; it becomes a prompt of the parent
+// (source agent), or the result of get_session if the parent waits for it. Ending
+// the parent's work does not end its children: each is stopped on its own page.
+// Locks of two sessions are taken parent first.
 
 // Bounds of what one person's request can begin.
 const (
@@ -99,11 +100,14 @@ func (t *tx) lockLineage(ctx context.Context, session string) (lineage, error) {
 }
 
 // reported records that the parent has to be told of a prompt's end, if it gave
-// it. The session's row is locked.
+// it, or if a person's answer went on with what it gave. An answer that was
+// withdrawn is none: its question is open again. The session's row is locked.
 func (t *tx) reported(ctx context.Context, s Session, prompt string) error {
 	res, err := t.ExecContext(ctx, `insert into reports (prompt_id, parent)
 		select p.id, s.parent from prompts p join sessions s on s.id = p.session_id
-		where p.id = $1 and p.source = 'agent' and s.parent is not null on conflict do nothing`, prompt)
+		where p.id = $1 and s.parent is not null and (p.source = 'agent' or p.state <> 'cancelled' and exists (
+			select from questions q join reports asked on asked.prompt_id = q.prompt_id where q.answer_prompt = p.id))
+		on conflict do nothing`, prompt)
 	if err != nil {
 		return fmt.Errorf("recording a report of %s: %w", s.ID, err)
 	}
@@ -170,7 +174,9 @@ func (e *Engine) deliverReports(ctx context.Context) error {
 	defer poll.Stop()
 	for {
 		var due []string
-		err := e.db.SelectContext(ctx, &due, `select prompt_id from reports where delivered_at is null order by created_at limit 50`)
+		err := e.db.SelectContext(ctx, &due, `select prompt_id from reports r where delivered_at is null and $1 > (
+			select count(*) from prompts p where p.session_id = r.parent and p.state in ('queued', 'running'))
+			order by created_at limit 50`, e.cfg.MaxQueue)
 		if err != nil && ctx.Err() == nil {
 			e.log.Warn("reading what parents have to be told", "err", err)
 		}
@@ -189,12 +195,16 @@ func (e *Engine) deliverReports(ctx context.Context) error {
 }
 
 // deliverReport makes one report a prompt of the parent, unless a get_session of
-// the parent waits for it: that takes it itself. A parent that takes no more is
-// told by its log alone.
+// the parent waits for it: that takes it itself. It waits while the parent's queue
+// is full. A parent that somebody put away stays there: its log alone is told.
 func (e *Engine) deliverReport(ctx context.Context, prompt string) error {
 	err := e.transact(ctx, func(t *tx) error {
-		r, err := t.takeReport(ctx, prompt, false)
+		r, err := t.takeReport(ctx, prompt, nil)
 		if err != nil || r == nil {
+			return err
+		}
+		parent, err := readSession(ctx, t, r.Parent)
+		if err != nil || parent.State == "archived" {
 			return err
 		}
 		author, err := readPrompt(ctx, t, r.Prompt)
@@ -204,20 +214,17 @@ func (e *Engine) deliverReport(ctx context.Context, prompt string) error {
 		_, err = t.accept(ctx, Request{Source: FromAgent, Author: author.Author, Session: r.Parent, Text: r.text(e.pageURL(r.Session)), report: true})
 		return err
 	})
-	if p, refused := errors.AsType[*Problem](err); refused { // queue full, archived
-		e.log.Info("a parent takes no report of its child", "prompt", prompt, "code", p.Code)
-		return e.transact(ctx, func(t *tx) error {
-			_, err := t.takeReport(ctx, prompt, true)
-			return err
-		})
+	if p, refused := errors.AsType[*Problem](err); refused && p.Code == "queue_full" { // it filled up meanwhile
+		return nil
 	}
 	return err
 }
 
 // takeReport marks a report as delivered and notes the child's state in the
-// parent's log, under the parent's lock. It returns nil if somebody else did, or,
-// unless it is the waiter's own (mine), if a call of the parent waits for it.
-func (t *tx) takeReport(ctx context.Context, prompt string, mine bool) (*report, error) {
+// parent's log, under the parent's lock. waiter is the call of get_session that
+// takes it, or nil. It returns nil if somebody else did, if a call of the parent
+// waits for it, or if the waiter's prompt has ended: nobody would read it there.
+func (t *tx) takeReport(ctx context.Context, prompt string, waiter *toolCall) (*report, error) {
 	var r report
 	err := t.GetContext(ctx, &r, `select `+reportColumns+` where r.prompt_id = $1`, prompt)
 	if err != nil {
@@ -227,11 +234,17 @@ func (t *tx) takeReport(ctx context.Context, prompt string, mine bool) (*report,
 	if err != nil {
 		return nil, err
 	}
+	if waiter == nil {
+		waiter = &toolCall{}
+	}
 	res, err := t.ExecContext(ctx, `
-		update reports r set delivered_at = now() where prompt_id = $1 and delivered_at is null and ($2 or not exists (
-			select from calls c join prompts p on p.id = c.prompt_id and p.state = 'running' and p.boot = c.boot
-			where c.session_id = r.parent and c.tool = 'get_session' and c.result is null and c.args->>'session' = $3
-				and json_typeof(c.args->'wait_seconds') = 'number' and c.args->>'wait_seconds' ~ '^[0-9.]*[1-9]'))`, prompt, mine, r.Session)
+		update reports r set delivered_at = now() where prompt_id = $1 and delivered_at is null and case when $2 <> ''
+			then exists (select from prompts p where p.id = $2 and p.state = 'running' and p.boot = $3)
+			else not exists (
+				select from calls c join prompts p on p.id = c.prompt_id and p.state = 'running' and p.boot = c.boot
+				where c.session_id = r.parent and c.tool = 'get_session' and c.result is null and c.args->>'session' = $4
+					and json_typeof(c.args->'wait_seconds') = 'number' and c.args->>'wait_seconds' ~ '^[0-9.]*[1-9]') end`,
+		prompt, waiter.prompt, waiter.boot, r.Session)
 	if err != nil {
 		return nil, fmt.Errorf("delivering a report: %w", err)
 	}

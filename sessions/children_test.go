@@ -4,10 +4,10 @@ import (
 	"fmt"
 	"regexp"
 	"strings"
+	"sync"
 	"testing"
 
-	"github.com/google/uuid"
-
+	"openinspect/sandbox"
 	"openinspect/sessions"
 	"openinspect/sessions/sessionstest"
 )
@@ -186,24 +186,252 @@ func TestStoppingTheParentLeavesItsChildrenAtWork(t *testing.T) {
 	report.done <- "done"
 }
 
-func TestAParentThatTakesNoMoreIsToldByItsLog(t *testing.T) {
+func TestAnAnswerWaitsUntilTheParentsQueueHasRoomForIt(t *testing.T) {
 	t.Parallel()
 	w, e, begun := handWorld(t, func(c *sessions.Config) { c.MaxQueue = 1 })
 	alice := w.Linked(e, "Alice")
 	acc := w.Ask(e, alice.ID, "1.0", "acme/greeter: greet")
 	h := <-begun
-	_, child := h.child(begun, "acme/billing", "bill")
+	id, child := h.child(begun, "acme/billing", "bill")
 	child.done <- "Billed."
-	sessionstest.Eventually(t, "the report is settled", func() bool {
-		var open int
-		err := w.DB.Get(&open, `select count(*) from reports where delivered_at is null`)
-		return err == nil && open == 0 && len(bodies[sessions.BodyChild](t, e, acc.Session.ID, sessions.KindChild)) == 2
+	sessionstest.Eventually(t, "the child is done", func() bool {
+		list, err := e.Prompts(bg, id)
+		return err == nil && list[0].State == sessions.Completed
 	})
 	h.done <- "done"
 	ended(t, e, acc.Prompt.ID)
-	if list, err := e.Sessions(bg, uuid.Nil, 10, 0); err != nil || len(list) != 2 {
-		t.Errorf("sessions: %d (%v)", len(list), err)
+	report := <-begun
+	if report.prompt.ID == acc.Prompt.ID || !strings.Contains(report.prompt.Text, "Billed.") {
+		t.Errorf("the parent is told %q", report.prompt.Text)
 	}
+	report.done <- "done"
+}
+
+func TestAParentThatSomebodyPutAwayIsToldByItsLogAlone(t *testing.T) {
+	t.Parallel()
+	w, e, begun := handWorld(t)
+	alice := w.Linked(e, "Alice")
+	acc := w.Ask(e, alice.ID, "1.0", "acme/greeter: greet")
+	h := <-begun
+	_, child := h.child(begun, "acme/billing", "bill")
+	h.done <- "done"
+	ended(t, e, acc.Prompt.ID)
+	if err := e.Archive(bg, "away", acc.Session.ID, alice.ID); err != nil {
+		t.Fatal(err)
+	}
+	child.done <- "Billed."
+	sessionstest.Eventually(t, "the parent's log is told", func() bool {
+		return len(bodies[sessions.BodyChild](t, e, acc.Session.ID, sessions.KindChild)) == 2
+	})
+	s, err := e.Session(bg, acc.Session.ID)
+	if err != nil || s.State != "archived" {
+		t.Errorf("the session that Alice put away is %s (%v)", s.State, err)
+	}
+	if list, err := e.Prompts(bg, acc.Session.ID); err != nil || len(list) != 1 {
+		t.Errorf("it was asked %d things (%v)", len(list), err)
+	}
+}
+
+func TestAParentHearsWhatItsChildDidAfterAPersonAnsweredItsQuestion(t *testing.T) {
+	t.Parallel()
+	w, e, begun := handWorld(t)
+	alice := w.Linked(e, "Alice")
+	acc := w.Ask(e, alice.ID, "1.0", "acme/greeter: greet")
+	h := <-begun
+	id, child := h.child(begun, "acme/billing", "bill")
+	h.done <- "begun"
+	ended(t, e, acc.Prompt.ID)
+	child.must("ask", `{"question":"Which bill?","options":["old","new"]}`, "asked")
+	child.done <- ""
+	asks := <-begun
+	if !strings.Contains(asks.prompt.Text, "It asks: Which bill?") {
+		t.Fatalf("the parent is told %q", asks.prompt.Text)
+	}
+	asks.done <- "Somebody has to say."
+	q, err := e.OpenQuestion(bg, id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// On the child's own page; and once more, as it asks again.
+	if _, err := e.AnswerQuestion(bg, "press", q.Prompt, 1, sessions.FromWeb, alice.ID); err != nil {
+		t.Fatal(err)
+	}
+	child = <-begun
+	child.must("ask", `{"question":"Really?","options":["yes","no"]}`, "asked")
+	child.done <- ""
+	asks = <-begun
+	if !strings.Contains(asks.prompt.Text, "It asks: Really?") {
+		t.Errorf("the parent is told %q", asks.prompt.Text)
+	}
+	asks.done <- "ok"
+	if q, err = e.OpenQuestion(bg, id); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := e.AnswerQuestion(bg, "press again", q.Prompt, 0, sessions.FromWeb, alice.ID); err != nil {
+		t.Fatal(err)
+	}
+	(<-begun).done <- "Billed."
+	told := <-begun
+	if !strings.Contains(told.prompt.Text, "Billed.") {
+		t.Errorf("the parent is told %q", told.prompt.Text)
+	}
+	told.done <- "done"
+	// What else people ask of the child is between them and it.
+	other, err := e.Accept(bg, sessions.Request{Key: "thanks", Source: sessions.FromWeb, Author: alice.ID, Session: id, Text: "thanks"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	(<-begun).done <- "you are welcome"
+	ended(t, e, other.Prompt.ID)
+	var n int
+	if err := w.DB.Get(&n, `select count(*) from reports`); err != nil || n != 3 {
+		t.Errorf("%d reports (%v)", n, err)
+	}
+}
+
+func TestAnAnswerThatComesWhileTheParentLooksIsNotGivenTwice(t *testing.T) {
+	t.Parallel()
+	w, e, begun := handWorld(t)
+	acc := w.Ask(e, w.Linked(e, "Alice").ID, "1.0", "acme/greeter: greet")
+	h := <-begun
+	id, child := h.child(begun, "acme/billing", "bill")
+	answer := make(chan string)
+	go func() {
+		text, _ := h.callAs("waiting", "get_session", `{"session":"`+id+`","wait_seconds":60}`)
+		answer <- text
+	}()
+	// The child ends after the parent has begun to look.
+	sessionstest.Eventually(t, "the parent waits", func() bool {
+		var n int
+		return w.DB.Get(&n, `select count(*) from calls where id = 'waiting'`) == nil && n == 1
+	})
+	tx, err := w.DB.Beginx()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tx.Rollback()
+	if _, err := tx.Exec(`lock table sessions`); err != nil {
+		t.Fatal(err)
+	}
+	sessionstest.Eventually(t, "the parent looks", func() bool {
+		var n int
+		err := w.DB.Get(&n, `select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock' and query ~ 'sessions'`)
+		return err == nil && n > 0
+	})
+	if _, err := tx.Exec(`update prompts set state = 'completed', answer = 'Billed.', ended_at = now() where id = $1`, child.prompt.ID); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := tx.Exec(`insert into reports (prompt_id, parent) values ($1, $2)`, child.prompt.ID, acc.Session.ID); err != nil {
+		t.Fatal(err)
+	}
+	if err := tx.Commit(); err != nil {
+		t.Fatal(err)
+	}
+	if text := <-answer; !strings.Contains(text, "Billed.") {
+		t.Errorf("the parent reads %q", text)
+	}
+	var open int
+	if err := w.DB.Get(&open, `select count(*) from reports where delivered_at is null`); err != nil || open != 0 {
+		t.Errorf("the answer is there to be told once more (%v)", err)
+	}
+	if list, err := e.Prompts(bg, acc.Session.ID); err != nil || len(list) != 1 {
+		t.Errorf("the parent was told %d times more (%v)", len(list)-1, err)
+	}
+	child.done <- ""
+	h.done <- "done"
+	ended(t, e, acc.Prompt.ID)
+}
+
+func TestTryingAReportAgainAnswersNoQuestion(t *testing.T) {
+	t.Parallel()
+	w, e, begun := handWorld(t)
+	alice := w.Linked(e, "Alice")
+	acc := w.Ask(e, alice.ID, "1.0", "acme/greeter: greet")
+	h := <-begun
+	_, child := h.child(begun, "acme/billing", "bill")
+	h.must("ask", `{"question":"Which zone?","options":["UTC","Berlin"]}`, "asked")
+	h.done <- ""
+	ended(t, e, acc.Prompt.ID)
+	child.done <- "Billed."
+	report := <-begun
+	if _, err := e.Stop(bg, "stop", acc.Session.ID, report.prompt.ID, alice.ID); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := e.Retry(bg, "again", report.prompt.ID, alice.ID); err != nil {
+		t.Fatal(err)
+	}
+	again := <-begun
+	if again.prompt.Text != report.prompt.Text {
+		t.Errorf("it is asked %q", again.prompt.Text)
+	}
+	again.done <- "done"
+	if q, err := e.OpenQuestion(bg, acc.Session.ID); err != nil || q.Prompt != acc.Prompt.ID {
+		t.Errorf("the question is %+v (%v)", q, err)
+	}
+}
+
+func TestAnAnswerDoesNotGoToARequestThatWasStopped(t *testing.T) {
+	t.Parallel()
+	w := sessionstest.New(t)
+	// Somebody else delivers reports, and hangs.
+	if _, err := w.DB.Exec(`insert into leases (name, holder, until) values ('reports', 'another', 'infinity')`); err != nil {
+		t.Fatal(err)
+	}
+	begun := hands(t, w)
+	e := w.Engine()
+	sessions.Hasten(e)
+	w.Run(e)
+	alice := w.Linked(e, "Alice")
+	acc := w.Ask(e, alice.ID, "1.0", "acme/greeter: greet")
+	h := <-begun
+	id, child := h.child(begun, "acme/billing", "bill")
+	var asked sync.WaitGroup
+	asked.Go(func() { // its context ends with the request
+		_, _ = h.box.Bridge().Call(h.ctx, sandbox.Call{ID: "waiting", Prompt: h.prompt.ID, Tool: "get_session",
+			Args: []byte(`{"session":"` + id + `","wait_seconds":60}`)})
+	})
+	sessionstest.Eventually(t, "the parent waits", func() bool {
+		var n int
+		return w.DB.Get(&n, `select count(*) from calls where tool = 'get_session'`) == nil && n == 1
+	})
+	// Somebody stops it in the moment before the child's end is known.
+	tx, err := w.DB.Beginx()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tx.Rollback()
+	if _, err := tx.Exec(`select from sessions where id = $1 for no key update`, acc.Session.ID); err != nil {
+		t.Fatal(err)
+	}
+	stopped := make(chan error, 1)
+	go func() {
+		_, err := e.Stop(bg, "stop", acc.Session.ID, "", alice.ID)
+		stopped <- err
+	}()
+	waits := func(n int) func() bool {
+		return func() bool {
+			var got int
+			return w.DB.Get(&got, `select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'`) == nil && got >= n
+		}
+	}
+	sessionstest.Eventually(t, "the stop waits for its turn", waits(1))
+	child.done <- "Billed."
+	sessionstest.Eventually(t, "the answer waits behind it", waits(2))
+	if err := tx.Rollback(); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-stopped; err != nil {
+		t.Fatal(err)
+	}
+	asked.Wait()
+	if _, err := w.DB.Exec(`delete from leases where name = 'reports' and holder = 'another'`); err != nil {
+		t.Fatal(err)
+	}
+	report := <-begun
+	if !strings.Contains(report.prompt.Text, "Billed.") {
+		t.Errorf("the parent is told %q", report.prompt.Text)
+	}
+	report.done <- "done"
 }
 
 func TestChildrenSpendFromTheBudgetOfTheirRoot(t *testing.T) {

@@ -76,7 +76,7 @@ func (e *Engine) deliverEffect(ctx context.Context, d Delivery) error {
 		if errors.As(err, &retry) {
 			after, unknown = max(retry.After, after), d.Unknown || retry.Unknown
 		}
-		return e.Postponed(ctx, d.ID, after, unknown, err)
+		return e.Postponed(ctx, d.ID, d.Attempts, after, unknown, err)
 	}
 }
 

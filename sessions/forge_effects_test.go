@@ -3,8 +3,10 @@ package sessions_test
 import (
 	"errors"
 	"strings"
+	"sync"
 	"testing"
 
+	"openinspect/sandbox"
 	"openinspect/sessions"
 	"openinspect/sessions/sessionstest"
 )
@@ -130,6 +132,44 @@ func TestADeadConnectionIsSaidToTheAgentThatWantsToChangeSomething(t *testing.T)
 	if got, err := e.Person(bg, alice.ID); err != nil || got.Linked() {
 		t.Errorf("the link still counts as good: %+v (%v)", got, err)
 	}
+}
+
+func TestNobodyWaitsForTheChecksOfARequestThatWasStopped(t *testing.T) {
+	t.Parallel()
+	w, e, begun := handWorld(t)
+	alice := w.Linked(e, "Alice")
+	acc := w.Ask(e, alice.ID, "1.0", "acme/greeter: greet")
+	h := <-begun
+	const head = "1234567890123456789012345678901234567890"
+	if err := e.Pushed(bg, acc.Session.ID, "refs/heads/"+acc.Session.Branch(), "", head); err != nil {
+		t.Fatal(err)
+	}
+	w.Forge.SetChecks(head, sessions.Check{Name: "test", State: "in_progress"})
+	var asked sync.WaitGroup
+	asked.Go(func() { // its context ends with the request
+		_, _ = h.box.Bridge().Call(h.ctx, sandbox.Call{ID: "waiting", Prompt: h.prompt.ID, Tool: "get_checks", Args: []byte(`{"wait_seconds":300}`)})
+	})
+	waiting := func(want int) func() bool {
+		return func() bool {
+			var n int
+			return w.DB.Get(&n, `select count(*) from calls where id = 'waiting' and result is null`) == nil && n == want
+		}
+	}
+	sessionstest.Eventually(t, "the call waits", waiting(1))
+	if _, err := e.Stop(bg, "stop", acc.Session.ID, "", alice.ID); err != nil {
+		t.Fatal(err)
+	}
+	asked.Wait()
+	w.Ask(e, alice.ID, "1.0", "look at the checks")
+	next := <-begun
+	sessionstest.Eventually(t, "the call has ended", waiting(0))
+	// As if it had not looked yet: it is not in the way of the next request's.
+	if _, err := w.DB.Exec(`update calls set result = null where id = 'waiting'`); err != nil {
+		t.Fatal(err)
+	}
+	next.must("get_checks", `{}`, "1 checks, 0 failed, 1 not finished")
+	next.done <- "done"
+	ended(t, e, next.prompt.ID)
 }
 
 func TestChecksAreReadWithWhyTheyFailedAndAreWaitedFor(t *testing.T) {

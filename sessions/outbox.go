@@ -129,11 +129,12 @@ func (e *Engine) Delivered(ctx context.Context, id int64, remote any, cursor int
 	return err
 }
 
-// Postponed records a failure that is tried again after a time. unknown says
-// that the effect may have happened.
-func (e *Engine) Postponed(ctx context.Context, id int64, after time.Duration, unknown bool, cause error) error {
-	_, err := e.changeDelivery(ctx, id, `unknown = $2, error = $3, next_at = now() + make_interval(secs => $4)`,
-		unknown, e.scrub.text(errorText(cause)), seconds(after))
+// Postponed records a failure that is tried again after a time. tries is how many
+// count so far, at least: Trying counts, but some fail before it, or without it.
+// unknown says that the effect may have happened.
+func (e *Engine) Postponed(ctx context.Context, id int64, tries int, after time.Duration, unknown bool, cause error) error {
+	_, err := e.changeDelivery(ctx, id, `attempts = greatest(attempts, $2), unknown = $3, error = $4, next_at = now() + make_interval(secs => $5)`,
+		tries, unknown, e.scrub.text(errorText(cause)), seconds(after))
 	return err
 }
 

@@ -105,7 +105,7 @@ func TestDeliveriesAreOrderedPostponedAndAbandoned(t *testing.T) { // I6
 	if len(order) != 3 || order[0] != "answer" || order[1] != "notice" || order[2] != "card" {
 		t.Fatalf("due are %v", order)
 	}
-	if err := e.Postponed(bg, list[0].ID, time.Hour, true, errors.New("429")); err != nil {
+	if err := e.Postponed(bg, list[0].ID, 1, time.Hour, true, errors.New("429")); err != nil {
 		t.Fatal(err)
 	}
 	if err := e.Abandoned(bg, list[1].ID, errors.New("channel_not_found")); err != nil {

@@ -25,6 +25,12 @@ type wantedPullRequest struct {
 // asked or not at all, unless the operator lets the App do it (I11). The
 // session's row is locked.
 func (t *tx) askPullRequest(ctx context.Context, s Session, prompt, key string, author Person, pr NewPullRequest) (*toolResult, string, error) {
+	if !author.Linked() {
+		var err error
+		if author, err = t.lockPerson(ctx, author.ID); err != nil {
+			return nil, "", err
+		}
+	}
 	want := wantedPullRequest{Person: author.ID, Pull: pr}
 	if !author.Linked() && t.e.cfg.BotPullRequests {
 		want.AsApp = true
@@ -134,7 +140,7 @@ func (e *Engine) openPullRequest(ctx context.Context, d Delivery) error {
 	if r, ok := errors.AsType[*Retryable](err); ok {
 		after, unknown = max(r.After, after), d.Unknown || r.Unknown // whoever could not look still has to
 	}
-	return e.Postponed(ctx, d.ID, after, unknown, err)
+	return e.Postponed(ctx, d.ID, d.Attempts, after, unknown, err)
 }
 
 // tryPullRequest opens it, or finds what an earlier try of unknown outcome opened.
@@ -224,6 +230,9 @@ func (e *Engine) pullRequestRefused(ctx context.Context, d Delivery, want wanted
 			return err
 		}
 		if problem.Code == codeRelink && !want.AsApp {
+			if author, err = t.lockPerson(ctx, want.Person); err != nil {
+				return err
+			}
 			if author.Linked() { // settings and App Home say so too
 				if _, err := t.breakLink(ctx, author.ID, problem.Text, problem.Err); err != nil {
 					return err

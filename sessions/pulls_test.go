@@ -95,6 +95,40 @@ func TestWithoutALinkNoPullRequestIsOpenedUntilThePersonConnects(t *testing.T) {
 	})
 }
 
+func TestAPullRequestIsOpenedForAPersonWhoConnectsInThatMoment(t *testing.T) {
+	t.Parallel()
+	w, e := pullWorld(t)
+	alice := w.Linked(e, "Alice")
+	if _, err := w.DB.Exec(`update people set github_broken = 'gone' where id = $1`, alice.ID); err != nil {
+		t.Fatal(err)
+	}
+	link, err := w.DB.Beginx() // as LinkGitHub does it
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer link.Rollback()
+	if _, err := link.Exec(`update people set github_broken = null where id = $1`, alice.ID); err != nil {
+		t.Fatal(err)
+	}
+	acc := w.Ask(e, alice.ID, "1.0", "acme/greeter: greet")
+	sessionstest.Eventually(t, "the agent has called, or waits for its turn", func() bool {
+		var called, waits bool
+		err := w.DB.QueryRow(`select exists (select from calls where result is not null),
+			exists (select from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock')`).Scan(&called, &waits)
+		return err == nil && (called || waits)
+	})
+	_, err = link.Exec(`update outbox set next_at = now() where state = 'pending' and next_at = 'infinity' and body->>'person' = $1`, alice.ID.String())
+	if err == nil {
+		err = link.Commit()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if p := ended(t, e, acc.Prompt.ID); !strings.Contains(p.Answer, "Pull request #1 is open") {
+		t.Errorf("the agent was told %q", p.Answer)
+	}
+}
+
 func TestTheAppOpensPullRequestsWhereTheOperatorAllowsIt(t *testing.T) { // I11
 	t.Parallel()
 	w, e := pullWorld(t, func(c *sessions.Config) { c.BotPullRequests = true })

@@ -64,6 +64,18 @@ func readPerson(ctx context.Context, q sqlx.QueryerContext, id uuid.UUID) (Perso
 	return p, nil
 }
 
+// lockPerson reads a person under the lock of their row: whoever connects GitHub
+// changes that row first and then looks for what waits for it (LinkGitHub), so
+// that what is made to wait under the lock is found.
+func (t *tx) lockPerson(ctx context.Context, id uuid.UUID) (Person, error) {
+	var p Person
+	err := t.GetContext(ctx, &p, `select `+personColumns+` from people where id = $1 for no key update`, id)
+	if err != nil {
+		return p, fmt.Errorf("locking person %s: %w", id, notFound(err))
+	}
+	return p, nil
+}
+
 // lockThread reads the session of a thread and takes its row lock.
 func (t *tx) lockThread(ctx context.Context, th Thread) (Session, error) {
 	var s Session

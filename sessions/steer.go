@@ -228,5 +228,5 @@ func (e *Engine) Retry(ctx context.Context, key, prompt string, by uuid.UUID) (A
 		return Accepted{}, fmt.Errorf("reading the attachments of %s: %w", prompt, err)
 	}
 	return e.Accept(ctx, Request{Key: key, Source: p.Source, Author: by, Text: p.Text, Attachments: files,
-		Session: p.SessionID, Model: p.Model})
+		Session: p.SessionID, Model: p.Model, report: p.Source == FromAgent}) // what an agent said is nobody's answer
 }

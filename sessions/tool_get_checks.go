@@ -57,6 +57,9 @@ func getChecks(ctx context.Context, e *Engine, c toolCall) (toolResult, error) {
 		if settledChecks(checks) || !time.Now().Add(e.tempo.checks).Before(deadline) || !e.pause(ctx, e.tempo.checks) {
 			return toolResult{text: describeChecks(s.Head, checks)}, nil
 		}
+		if running, err := e.runs(ctx, c.prompt); err != nil || !running {
+			return *refusal("That request has ended."), err
+		}
 	}
 }
 

@@ -17,6 +17,7 @@ func (s *Server) postAnswer(w http.ResponseWriter, r *http.Request, v viewer) er
 	var body struct {
 		Option int `json:"option"`
 	}
+	body.Option = -1 // one that is not named is none
 	if err := readBody(w, r, &body); err != nil {
 		return err
 	}

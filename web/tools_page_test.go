@@ -28,6 +28,9 @@ func TestAQuestionIsAnsweredOnThePage(t *testing.T) {
 	s := alice.scribe("Greet")
 	s.write(sessions.KindUpdate, sessions.BodyUpdate{Text: "It is **the zone** <script>alert(1)</script>"})
 	s.question("Which <b>zone</b>?", "UTC", "Berlin's")
+	if status := alice.call("POST", "/api/prompts/"+s.prompt+"/answer", `{}`, nil); status < 400 {
+		t.Errorf("an answer that names no option is %d", status)
+	}
 	hers, his := alice.open(sessionPath(s)).live(), bob.open(sessionPath(s)).live()
 	hers.until(`document.querySelector('.row.update strong')?.textContent === 'the zone' && !document.querySelector('.row.update script')`)
 	hers.until(`document.querySelector('.status-waiting')?.textContent.includes('Waiting for an answer')`)
