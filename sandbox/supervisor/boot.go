@@ -151,13 +151,12 @@ func (s *supervisor) sync(ctx context.Context) error {
 		return s.repo.begin(ctx, s.welcome.Head)
 	}
 	s.repo.clearLocks()
-	if !s.repo.exists() { // somebody removed it, and no prompt has ended since
-		if err := s.repo.fetchHistory(ctx); err != nil {
-			return err
-		}
+	fetch := s.repo.fetch
+	if !s.repo.exists() { // the agent removed it, and was cut off
+		fetch = s.repo.fetchHistory
 	}
 	// First of all, because it shows whose the commits of an interrupted prompt are.
-	if err := s.repo.fetch(ctx); err != nil {
+	if err := fetch(ctx); err != nil {
 		return err
 	}
 	if err := s.settleInterrupted(ctx); err != nil {

@@ -124,3 +124,24 @@ func TestABoxThatWasKilledKeepsTheWorkForItsAuthor(t *testing.T) {
 	}
 	p.checkRemembered("hello, I am the first prompt")
 }
+
+func TestABoxThatWasCutOffWithoutItsHistoryBootsAndKeepsTheWork(t *testing.T) {
+	t.Parallel()
+	p := newPlane(t, workScript, twoScript)
+	b := p.newBox()
+	p.prompt("p1", "work", "Alice")
+	b.start()
+	p.printed("p1", "written")
+	b.kill()
+	if err := os.RemoveAll(filepath.Join(b.checkout(), ".git")); err != nil {
+		t.Fatal(err)
+	}
+	b.start()
+	p.prompt("p2", "make two", "Bob")
+	if end := p.settled("p2"); end.Outcome != sandbox.OutcomeCompleted || end.Files != 1 {
+		t.Fatalf("settled as %+v", end)
+	}
+	if c := of[sandbox.BodyCommit](p, "p1", sandbox.KindCommit); len(c) != 1 || c[0].Author != "Alice" || c[0].Files != 1 {
+		t.Errorf("the interrupted prompt's work was committed as %+v", c)
+	}
+}

@@ -137,6 +137,26 @@ func (g *gitRig) push() {
 	}
 }
 
+// somebodyPushes has somebody else commit a file on the session's branch.
+func (g *gitRig) somebodyPushes(file string) {
+	g.t.Helper()
+	g.run(g.seed, nil, "git pull -q "+g.bare+" inspect/1 && echo c > "+file+" && git add . && git commit -qm more && git push -q "+g.bare+" HEAD:inspect/1")
+}
+
+// wantResumed brings the checkout up to date, as a boot does, and wants a file in it.
+func (g *gitRig) wantResumed(file string) {
+	g.t.Helper()
+	if err := g.repo.fetch(g.t.Context()); err != nil {
+		g.t.Fatal(err)
+	}
+	if err := g.repo.resume(g.t.Context(), ""); err != nil {
+		g.t.Fatal(err)
+	}
+	if _, err := os.Stat(filepath.Join(g.repo.dir, file)); err != nil {
+		g.t.Error(err)
+	}
+}
+
 // branch lists author and subject of the session's branch since main, oldest first.
 func (g *gitRig) branch() string {
 	return g.run(g.repo.dir, []string{"GIT_CONFIG_COUNT=1", "GIT_CONFIG_KEY_0=safe.directory", "GIT_CONFIG_VALUE_0=*"},
@@ -356,18 +376,10 @@ func TestALockThatAKilledGitLeftAtABranchIsInNobodysWay(t *testing.T) {
 	if push := g.repo.push(t.Context()); push.Error != "" {
 		t.Fatal(push.Error)
 	}
-	g.run(g.seed, nil, "git pull -q "+g.bare+" inspect/1 && echo c > c.txt && git add . && git commit -qm more && git push -q "+g.bare+" HEAD:inspect/1")
+	g.somebodyPushes("c.txt")
 	g.run(g.repo.dir, nil, "touch .git/refs/remotes/origin/inspect/1.lock .git/refs/heads/inspect/1.lock .git/packed-refs.lock")
 	g.repo.clearLocks()
-	if err := g.repo.fetch(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	if err := g.repo.resume(t.Context(), ""); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := os.Stat(filepath.Join(g.repo.dir, "c.txt")); err != nil {
-		t.Error(err)
-	}
+	g.wantResumed("c.txt")
 }
 
 // Git takes no folder in which a repository was begun and nothing committed.
@@ -413,17 +425,9 @@ func TestAnAgentThatRemovesTheRemoteLosesNothing(t *testing.T) {
 				t.Errorf("commits %+v, notes %q", commits, notes)
 			}
 			g.push()
-			g.run(g.seed, nil, "git pull -q "+g.bare+" inspect/1 && echo c > c.txt && git add . && git commit -qm more && git push -q "+g.bare+" HEAD:inspect/1")
+			g.somebodyPushes("c.txt")
 			g.agent(script)
-			if err := g.repo.fetch(t.Context()); err != nil {
-				t.Fatal(err)
-			}
-			if err := g.repo.resume(t.Context(), ""); err != nil {
-				t.Fatal(err)
-			}
-			if _, err := os.Stat(filepath.Join(g.repo.dir, "c.txt")); err != nil {
-				t.Error(err)
-			}
+			g.wantResumed("c.txt")
 		})
 	}
 }
