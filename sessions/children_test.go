@@ -21,6 +21,21 @@ func (h *hand) child(begun <-chan *hand, repository, task string) (id string, ch
 	return sessionID.FindStringSubmatch(text)[1], <-begun
 }
 
+// waitsFor has the agent wait for a child's answer; it returns once it does.
+func (h *hand) waitsFor(w *sessionstest.World, child string) <-chan string {
+	h.t.Helper()
+	answer := make(chan string)
+	go func() {
+		text, _ := h.callAs("waiting", "get_session", `{"session":"`+child+`","wait_seconds":60}`)
+		answer <- text
+	}()
+	sessionstest.Eventually(h.t, "the parent waits", func() bool {
+		var n int
+		return w.DB.Get(&n, `select count(*) from calls where id = 'waiting'`) == nil && n == 1
+	})
+	return answer
+}
+
 func TestAChildSessionWorksForThePersonAndItsAnswerComesBack(t *testing.T) {
 	t.Parallel()
 	w, e, begun := handWorld(t)
@@ -78,15 +93,7 @@ func TestAParentThatWaitsGetsTheAnswerOnceAndNotAgain(t *testing.T) {
 	acc := w.Ask(e, w.Linked(e, "Alice").ID, "1.0", "acme/greeter: greet")
 	h := <-begun
 	id, child := h.child(begun, "acme/billing", "bill")
-	answer := make(chan string)
-	go func() {
-		text, _ := h.callAs("waiting", "get_session", `{"session":"`+id+`","wait_seconds":60}`)
-		answer <- text
-	}()
-	sessionstest.Eventually(t, "the parent waits", func() bool {
-		var n int
-		return w.DB.Get(&n, `select count(*) from calls where id = 'waiting'`) == nil && n == 1
-	})
+	answer := h.waitsFor(w, id)
 	child.done <- "Billed."
 	if text := <-answer; !strings.Contains(text, "Billed.") {
 		t.Errorf("the parent reads %q", text)
@@ -295,16 +302,8 @@ func TestAnAnswerThatComesWhileTheParentLooksIsNotGivenTwice(t *testing.T) {
 	acc := w.Ask(e, w.Linked(e, "Alice").ID, "1.0", "acme/greeter: greet")
 	h := <-begun
 	id, child := h.child(begun, "acme/billing", "bill")
-	answer := make(chan string)
-	go func() {
-		text, _ := h.callAs("waiting", "get_session", `{"session":"`+id+`","wait_seconds":60}`)
-		answer <- text
-	}()
+	answer := h.waitsFor(w, id)
 	// The child ends after the parent has begun to look.
-	sessionstest.Eventually(t, "the parent waits", func() bool {
-		var n int
-		return w.DB.Get(&n, `select count(*) from calls where id = 'waiting'`) == nil && n == 1
-	})
 	tx, err := w.DB.Beginx()
 	if err != nil {
 		t.Fatal(err)
