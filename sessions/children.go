@@ -177,9 +177,7 @@ func (e *Engine) deliverReports(ctx context.Context) error {
 		err := e.db.SelectContext(ctx, &due, `select prompt_id from reports r where delivered_at is null and $1 > (
 			select count(*) from prompts p where p.session_id = r.parent and p.state in ('queued', 'running'))
 			order by created_at limit 50`, e.cfg.MaxQueue)
-		if err != nil && ctx.Err() == nil {
-			e.log.Warn("reading what parents have to be told", "err", err)
-		}
+		e.warn(ctx, "reading what parents have to be told", err)
 		for _, prompt := range due {
 			if err := e.deliverReport(ctx, prompt); err != nil && ctx.Err() == nil {
 				e.log.Warn("telling a parent what its child answered", "prompt", prompt, "err", err)

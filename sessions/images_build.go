@@ -71,9 +71,7 @@ func (e *Engine) buildImages(ctx context.Context) error {
 			none := make(chan bool, 1)
 			free = builds.TryGo(func() error {
 				b, err := e.claimBuild(ctx)
-				if err != nil && ctx.Err() == nil {
-					e.log.Warn("claiming an image to build", "err", err)
-				}
+				e.warn(ctx, "claiming an image to build", err)
 				none <- b == nil
 				if b != nil {
 					e.build(ctx, *b)

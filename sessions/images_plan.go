@@ -23,9 +23,7 @@ func (e *Engine) planImages(ctx context.Context) error {
 	defer tick.Stop()
 	for {
 		for _, look := range []func(context.Context) error{e.endUnwantedBuilds, e.checkImages, e.removeImages} {
-			if err := look(ctx); err != nil && ctx.Err() == nil {
-				e.log.Warn("looking after images", "err", e.scrub.text(err.Error()))
-			}
+			e.warn(ctx, "looking after images", look(ctx))
 		}
 		select {
 		case <-ctx.Done():

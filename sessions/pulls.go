@@ -91,9 +91,7 @@ func (e *Engine) deliverToForge(ctx context.Context) error {
 	defer poll.Stop()
 	for {
 		due, err := e.Due(ctx, surfaceForge, 20)
-		if err != nil && ctx.Err() == nil {
-			e.log.Warn("reading what is due on the code host", "err", err)
-		}
+		e.warn(ctx, "reading what is due on the code host", err)
 		for _, d := range due {
 			deliver := e.deliverEffect
 			if d.Kind == deliverPullRequest {

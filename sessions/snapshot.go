@@ -38,9 +38,7 @@ func (e *Engine) takeSnapshots(ctx context.Context) error {
 	for {
 		for ctx.Err() == nil && len(free) < snapshotsAtOnce {
 			s, err := e.claimSnapshot(ctx)
-			if err != nil && ctx.Err() == nil {
-				e.log.Warn("looking for a sandbox to save", "err", err)
-			}
+			e.warn(ctx, "looking for a sandbox to save", err)
 			if err != nil || s == nil {
 				break
 			}

@@ -59,9 +59,7 @@ func (e *Engine) startClaimed(ctx context.Context, atOnce int, claim func() (sta
 		// What is claimed has to be worked on at once: so first the place, then the claim.
 		for ctx.Err() == nil && !e.leaving.Load() && len(busy) < atOnce {
 			start, err := claim()
-			if err != nil && ctx.Err() == nil {
-				e.log.Warn("claiming a sandbox to start", "err", err)
-			}
+			e.warn(ctx, "claiming a sandbox to start", err)
 			if err != nil || start == nil {
 				break
 			}
