@@ -22,7 +22,8 @@ import (
 const lookedAt = `coalesce(b.kept_at > b.claimed_at and b.kept_at > (
 	select coalesce(max(p.started_at), '-infinity') from prompts p where p.session_id = b.session_id), false)`
 
-// hasSecrets is the condition that the sandbox b of the session s may have secrets.
+// hasSecrets is the condition that the sandbox b of the session s may have secrets. The
+// end of one bears the time at which its transaction began, hence the minute.
 const hasSecrets = `(exists (select from variables v where v.secret and not v.outside and v.repository in ('', s.repository))
 	or exists (select from old_secrets o where o.repository in ('', s.repository) and o.ended_at > b.claimed_at - interval '1 minute'))`
 

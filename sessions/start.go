@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/lib/pq"
+
 	"openinspect/sandbox"
 )
 
